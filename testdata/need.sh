@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Installs the Debian packages that the tests use and that are missing, and says which and why. Needs root or sudo only then.
+set -euo pipefail
+
+missing=()
+need() { # package, why, file that the package brings
+  local package=$1 why=$2 program=$3
+  [[ -x $program ]] && return
+  echo "need: $package ($why)"
+  missing+=("$package")
+}
+need libubootenv-tool "fw_printenv and fw_setenv must read and write the same U-Boot environment as we do" /usr/bin/fw_printenv
+need u-boot-tools "mkenvimage makes reference environment images" /usr/bin/mkenvimage
+need mosquitto "a real broker that is killed while events flow" /usr/sbin/mosquitto
+need qemu-user-static "runs the device packages' tests as arm, mips and mipsle programs" /usr/bin/qemu-mips-static
+need openssl "reads the certificates and replies of our enrolment authority" /usr/bin/openssl
+need mount "losetup, for the block device tests" /sbin/losetup
+((${#missing[@]})) || exit 0
+
+sudo=()
+if ((EUID != 0)); then
+  command -v sudo >/dev/null || { echo "need: run as root, or install: ${missing[*]}" >&2; exit 1; }
+  sudo=(sudo)
+fi
+# A package's own service must not start: the tests run their own broker on a port of their own.
+policy=/usr/sbin/policy-rc.d
+if [[ ! -e $policy ]]; then
+  printf '#!/bin/sh\nexit 101\n' | "${sudo[@]}" tee $policy >/dev/null
+  "${sudo[@]}" chmod 755 $policy
+  trap '"${sudo[@]}" rm -f $policy' EXIT
+fi
+"${sudo[@]}" apt-get update -qq
+"${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
