@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package logging
+
+import "slices"
+
+// SchemaVersion is the OCSF version whose numbers the table has.
+const SchemaVersion = "1.8.0"
+
+// Kind is what the table says about one code: its OCSF class and activity, defaults, and whether it may wait. OCSF 1.9.0
+// moves some of these numbers; they stand nowhere else.
+type Kind struct {
+	Code     string
+	Class    int    // class_uid
+	Activity int    // activity_id; type_uid is Class*100 + Activity
+	Name     string // activity_name, where Activity is 99 (Other)
+	Severity Severity
+	Outcome  Outcome
+	Critical bool // commit before the append returns; never shed
+}
+
+// Type returns the OCSF type_uid.
+func (k Kind) Type() int { return k.Class*100 + k.Activity }
+
+// Category returns the OCSF category_uid: the thousands of the class, 0 for the base event.
+func (k Kind) Category() int { return k.Class / 1000 }
+
+// Classes of OCSF 1.8.0 the table uses.
+const (
+	classFile        = 1001
+	classExtension   = 1002
+	classKernel      = 1003
+	classProcess     = 1007
+	classEventLog    = 1008
+	classPeripheral  = 1010
+	classCompliance  = 2003
+	classDetection   = 2004
+	classAccount     = 3001
+	classAuth        = 3002
+	classEntity      = 3004
+	classNetwork     = 4001
+	classInventory   = 5001
+	classPatch       = 5004
+	classConfigState = 5019
+	classSoftware    = 5020
+	classApp         = 6002
+	classAppError    = 6008
+	classRemediation = 7001
+	activityOther    = 99
+)
+
+// Lookup returns what the table says about a code. An unknown code is an OCSF base event, informational and not critical:
+// an event is never lost because its name is new.
+func Lookup(code string) Kind {
+	i, ok := slices.BinarySearchFunc(kinds[:], code, func(k Kind, c string) int {
+		switch {
+		case k.Code < c:
+			return -1
+		case k.Code > c:
+			return 1
+		}
+		return 0
+	})
+	if ok {
+		return kinds[i]
+	}
+	return Kind{Code: code, Activity: activityOther, Name: "Other", Severity: SeverityInfo}
+}
+
+// Kinds returns a copy of the table, sorted by code.
+func Kinds() []Kind { return slices.Clone(kinds[:]) }
+
+// kinds is sorted by code (a test sees to it). Rows are {code, class, activity, activity name, severity, outcome, critical}.
+var kinds = [...]Kind{
+	{"account.change", classAccount, activityOther, "Change", SeverityMedium, OutcomeSuccess, true},
+	{"agent.start", classApp, 3, "", SeverityInfo, OutcomeSuccess, true},
+	{"agent.stop", classApp, 4, "", SeverityInfo, OutcomeSuccess, true},
+	{"auth.fail", classAuth, 1, "", SeverityMedium, OutcomeFailure, false},
+	{"auth.logoff", classAuth, 2, "", SeverityInfo, OutcomeSuccess, false},
+	{"auth.ok", classAuth, 1, "", SeverityInfo, OutcomeSuccess, false},
+	{"boot", classApp, 3, "", SeverityInfo, OutcomeSuccess, true},
+	{"boot.mismatch", classDetection, 1, "", SeverityCritical, OutcomeFailure, true},
+	{"config.drift", classCompliance, 1, "", SeverityMedium, OutcomeFailure, false},
+	{"config.fix-failed", classRemediation, 3, "", SeverityHigh, OutcomeFailure, true},
+	{"config.fixed", classCompliance, 3, "", SeverityInfo, OutcomeSuccess, true},
+	{"config.state", classConfigState, 1, "", SeverityInfo, OutcomeSuccess, false},
+	{"config.waived", classCompliance, 2, "", SeverityLow, OutcomeSuccess, true},
+	{"control.command", classApp, activityOther, "Command", SeverityInfo, OutcomeSuccess, true},
+	{"control.refused", classApp, activityOther, "Command", SeverityHigh, OutcomeFailure, true},
+	{"crash", classAppError, 1, "", SeverityHigh, OutcomeFailure, true},
+	{"debug.enabled", classPeripheral, 3, "", SeverityHigh, OutcomeSuccess, true},
+	{"delivery.equivocation", classDetection, 1, "", SeverityCritical, OutcomeFailure, true},
+	{"delivery.refused", classEventLog, activityOther, "Refused", SeverityHigh, OutcomeFailure, true},
+	{"delivery.resumed", classEventLog, activityOther, "Resumed", SeverityInfo, OutcomeSuccess, false},
+	{"delivery.stalled", classEventLog, activityOther, "Stalled", SeverityMedium, OutcomeFailure, false},
+	{"exec.unsigned", classProcess, 1, "", SeverityHigh, OutcomeSuccess, true},
+	{"file.changed", classFile, 3, "", SeverityMedium, OutcomeSuccess, false},
+	{"heartbeat", classInventory, 1, "", SeverityInfo, OutcomeSuccess, false},
+	{"identity.enrolled", classEntity, 6, "", SeverityInfo, OutcomeSuccess, true},
+	{"identity.failed", classEntity, activityOther, "Refused", SeverityMedium, OutcomeFailure, false},
+	{"identity.renewed", classEntity, 3, "", SeverityInfo, OutcomeSuccess, true},
+	{"identity.revoked", classEntity, 7, "", SeverityHigh, OutcomeSuccess, true},
+	{"identity.wiped", classEntity, 4, "", SeverityHigh, OutcomeSuccess, true},
+	{"inventory", classSoftware, 2, "", SeverityInfo, OutcomeSuccess, false},
+	{"log.capacity", classEventLog, activityOther, "Capacity", SeverityMedium, OutcomeSuccess, true},
+	{"log.exported", classEventLog, 3, "", SeverityInfo, OutcomeSuccess, false},
+	{"log.gap", classEventLog, activityOther, "Gap", SeverityHigh, OutcomeFailure, true},
+	{"log.pruned", classEventLog, 2, "", SeverityInfo, OutcomeSuccess, false},
+	{"log.shed", classEventLog, activityOther, "Shed", SeverityMedium, OutcomeSuccess, true},
+	{"log.start", classEventLog, 6, "", SeverityInfo, OutcomeSuccess, true},
+	{"module.load", classExtension, 1, "", SeverityMedium, OutcomeSuccess, true},
+	{"net.listen", classNetwork, 7, "", SeverityInfo, OutcomeSuccess, false},
+	{"reboot", classApp, 5, "", SeverityInfo, OutcomeSuccess, true},
+	{"time.step", classKernel, 4, "", SeverityLow, OutcomeSuccess, false},
+	{"trust.refused", classDetection, 1, "", SeverityHigh, OutcomeFailure, true},
+	{"update.available", classPatch, 1, "", SeverityInfo, OutcomeSuccess, false},
+	{"update.cancelled", classApp, activityOther, "Cancel", SeverityLow, OutcomeSuccess, true},
+	{"update.committed", classApp, 8, "", SeverityInfo, OutcomeSuccess, true},
+	{"update.failed", classApp, activityOther, "Fail", SeverityMedium, OutcomeFailure, true},
+	{"update.installed", classApp, 1, "", SeverityInfo, OutcomeSuccess, true},
+	{"update.quarantined", classApp, activityOther, "Quarantine", SeverityHigh, OutcomeSuccess, true},
+	{"update.rejected", classDetection, 1, "", SeverityHigh, OutcomeFailure, true},
+	{"update.rolledback", classApp, activityOther, "Rollback", SeverityHigh, OutcomeSuccess, true},
+	{"update.trial", classApp, activityOther, "Trial", SeverityInfo, OutcomeSuccess, true},
+	{"update.verified", classApp, activityOther, "Verify", SeverityInfo, OutcomeSuccess, false},
+	{"usb.inserted", classPeripheral, 1, "", SeverityMedium, OutcomeSuccess, false},
+}
