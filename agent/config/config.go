@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package config is the agent's configuration file: what it may say, what a missing key means, and what is wrong with it.
+//
+// The file is one JSON object of at most 64 KiB. It is read strictly: an unknown key, a key given twice, a null or a value of
+// the wrong type is an error that names the key's full path and, for an unknown key, the nearest one known. Everything wrong
+// is reported at once, one error per key.
+//
+// The file belongs to the maker of the device and to root: whoever can write it chooses the server, the factory root of trust
+// and the commands the agent runs, so Load refuses a file that everybody may write. What it cannot say, because there is no key
+// for it: switch off a signature, TLS, digest, chain or floor check, or hold a secret. Keys and certificates are named by file.
+//
+// The struct below is the only source of names, defaults, limits and documentation: `backstay config explain`, `config show`
+// and docs/config.md are made from its tags.
+//
+//	default  value of a missing key; ${state_dir} and ${run_dir} stand for those settings
+//	doc      what the key means, with its unit
+//	trust    for a path: who is trusted with that file, and what they could do with it
+//	one      the only values allowed
+//	min,max  limits of a number or a duration
+//	path     the value is an absolute path, and what CheckPaths expects there
+package config
+
+// Config is the whole file.
+type Config struct {
+	StateDir string `json:"state_dir" default:"/var/lib/backstay" path:"dir,private,create" doc:"directory of everything that must survive a reboot: job, trust metadata, keys, audit log; on a writable, journalled file system" trust:"root only: who can write it can roll back metadata and forge what the device remembers; who can read it gets a key kept in a file"`
+	RunDir   string `json:"run_dir" default:"/run/backstay" path:"dir,create" doc:"directory of the control socket; may be lost at reboot" trust:"root only: who can write it can replace the control socket"`
+
+	Product  Product         `json:"product" doc:"what this device is"`
+	Server   Server          `json:"server" doc:"how the fleet's servers are recognised"`
+	Update   Update          `json:"update" doc:"where releases come from and when one counts as good; leave the section out on a device that is not updated by this agent"`
+	Slots    map[string]Slot `json:"slots" doc:"the places an image can be written to, by the names the boot loader uses"`
+	Booted   Booted          `json:"booted" doc:"how the agent learns which slot runs"`
+	Boot     Boot            `json:"boot" doc:"the boot loader that chooses the slot"`
+	Floor    Floor           `json:"floor" doc:"where the rollback floor is kept"`
+	Reboot   Reboot          `json:"reboot" doc:"how the device reboots"`
+	Identity Identity        `json:"identity" doc:"keys and certificates of the device"`
+	Baseline Baseline        `json:"baseline" doc:"secure-default configuration"`
+	Audit    Audit           `json:"audit" doc:"the audit log and where it is sent"`
+	Control  Control         `json:"control" doc:"the local command socket"`
+
+	set map[string]bool // keys the file gave, by path
+}
+
+// Product says what this device is. A release for another product or another revision is refused.
+type Product struct {
+	Name       string `json:"name" doc:"product name as in signed releases, for instance acme-cam"`
+	Compatible string `json:"compatible" doc:"hardware revision as in a signed release's compatible list, for instance acme-cam-v2"`
+	OSRelease  string `json:"os_release" default:"/etc/os-release" path:"file" doc:"file whose VERSION_ID is the version of the running firmware" trust:"part of the firmware image; it is reported, never used to decide what may be installed"`
+	SerialFile string `json:"serial_file" path:"file" doc:"file that holds the serial number on the label; empty: found in the device tree, SoC or DMI" trust:"the factory: the number is reported beside the identity and proves nothing by itself"`
+}
+
+// Server says how the fleet's servers are recognised.
+type Server struct {
+	CAFile string `json:"ca_file" path:"file,trusted" doc:"PEM file with the roots that sign the servers' certificates; the system's roots are never used" trust:"the factory: who can write it can pose as every server, but cannot sign a release"`
+}
+
+// Update says where releases come from and when one counts as good.
+type Update struct {
+	RootFile     string   `json:"root_file" path:"file,trusted" doc:"TUF root metadata put in at the factory: the first link of every later root" trust:"the factory: who can write it decides whose firmware this device installs; keep it on a read-only or verified file system"`
+	MetadataURL  string   `json:"metadata_url" doc:"https URL of the repository's metadata directory, for instance https://fw.example/metadata/"`
+	TargetsURL   string   `json:"targets_url" doc:"https URL of the repository's targets directory; may be a CDN, it is not trusted"`
+	Poll         Duration `json:"poll" default:"6h" min:"1s" max:"720h" doc:"time between two looks at the repository, varied by a tenth; 1h to 24h suits a fleet, seconds suit a test bench"`
+	Attempts     int      `json:"attempts" default:"3" min:"1" max:"9" doc:"how often the boot loader tries a new image before it goes back"`
+	TrialTimeout Duration `json:"trial_timeout" default:"5m" min:"1s" max:"24h" doc:"time a new image has to pass every health check before the device goes back to the old one"`
+	Health       []Health `json:"health" doc:"what a new image must pass before it is kept; without any, a running agent is the only proof"`
+}
+
+// Health is one health check as data. Which keys it takes depends on its kind.
+type Health struct {
+	Name        string   `json:"name" doc:"name in reports and events"`
+	Kind        string   `json:"kind" one:"exec|file|http|tcp|mqtt|baseline" doc:"exec: argv ends with 0; file: path exists; http: url answers with status; tcp: addr accepts a connection; mqtt: the audit broker is connected; baseline: no failed rule above max_severity"`
+	Argv        []string `json:"argv" doc:"exec: program, as an absolute path, and its arguments; run as the agent's user without a shell" trust:"root only: the program runs with the agent's rights"`
+	Path        string   `json:"path" doc:"file: absolute path that must exist" trust:"whoever can create it can make a bad image look good"`
+	URL         string   `json:"url" doc:"http: http or https URL"`
+	Status      int      `json:"status" default:"200" min:"100" max:"599" doc:"http: status code expected"`
+	Addr        string   `json:"addr" doc:"tcp: host:port"`
+	MaxSeverity string   `json:"max_severity" one:"low|medium|high|critical" default:"medium" doc:"baseline: the worst severity a failed rule may have"`
+	Timeout     Duration `json:"timeout" default:"30s" min:"1s" max:"1h" doc:"exec, http, tcp, mqtt: longest time one attempt may take"`
+}
+
+// Slot is one place an image can be written to.
+type Slot struct {
+	Kind string `json:"kind" one:"file|block" doc:"file: a regular file of fixed size; block: a block device or partition"`
+	Path string `json:"path" path:"slot" doc:"file or block device that holds the image" trust:"root only: what is written here is booted, unless the boot loader verifies it"`
+}
+
+// Booted says how the agent learns which slot runs.
+type Booted struct {
+	Cmdline string `json:"cmdline" default:"/proc/cmdline" path:"file" doc:"file with the kernel's command line" trust:"the boot loader: it says which slot was booted"`
+	Key     string `json:"key" default:"backstay.slot" doc:"word on the command line whose value is the slot's name: backstay.slot=A"`
+}
+
+// Boot is the boot loader that chooses the slot.
+type Boot struct {
+	Kind        string `json:"kind" default:"uboot" one:"uboot" doc:"uboot: the U-Boot environment"`
+	FWEnvConfig string `json:"fw_env_config" default:"/etc/fw_env.config" path:"file,trusted" doc:"uboot: where the environment lies, in the format of fw_printenv" trust:"root only: it names the device the agent writes the boot choice to"`
+	Convention  string `json:"convention" default:"rauc" one:"rauc|bootcount" doc:"uboot: the variables the boot script reads; rauc: BOOT_ORDER and BOOT_x_LEFT; bootcount: upgrade_available, bootcount and bootlimit"`
+}
+
+// Floor is where the rollback floor is kept.
+type Floor struct {
+	Kind string `json:"kind" default:"file" one:"file" doc:"file: a file in the state directory, as strong as that directory"`
+}
+
+// Reboot says how the device reboots.
+type Reboot struct {
+	Method  string   `json:"method" default:"kernel" one:"kernel|command|exit" doc:"kernel: sync and the reboot system call; command: run command; exit: end with code 4 and let the supervisor reboot"`
+	Command []string `json:"command" path:"exec" doc:"command: program, as an absolute path, and its arguments" trust:"root only: the program runs with the agent's rights"`
+}
+
+// Identity says where the device's keys are and who certifies them.
+type Identity struct {
+	Keys       string   `json:"keys" default:"file" one:"file" doc:"file: P-256 keys in the state directory, encrypted under a key derived from hardware identifiers"`
+	ESTURL     string   `json:"est_url" doc:"https URL of the enrolment server (RFC 7030), without /.well-known; empty: the device keeps its birth certificate only"`
+	RenewAfter Duration `json:"renew_after" default:"0s" max:"8760h" doc:"age at which the certificate is renewed; 0s: two thirds of its life, varied by a tenth"`
+}
+
+// Baseline says which secure-default rules hold on this device.
+type Baseline struct {
+	Profiles []string `json:"profiles" default:"[\"base\"]" doc:"built-in baselines that apply, in order; an empty list switches the part off"`
+	Root     string   `json:"root" default:"/" path:"dir" doc:"root of the file tree that is checked; every path of a rule is resolved inside it" trust:"root only: the agent changes files in it when enforce is true"`
+	Enforce  bool     `json:"enforce" default:"true" doc:"repair what a rule can repair; false: report only"`
+	Period   Duration `json:"period" default:"24h" min:"1s" max:"720h" doc:"time between two full checks; hours suit a fleet, seconds suit a test bench"`
+}
+
+// Audit says how much of the audit log is kept and where it goes.
+type Audit struct {
+	Broker      string   `json:"broker" doc:"MQTT broker, tls://host:port; empty: records stay on the device"`
+	CapacityMiB int      `json:"capacity_mib" default:"8" min:"1" max:"512" doc:"most space the log may take, in MiB; when it is full, bodies of unsent records are dropped and their hashes kept"`
+	ReceiptKeys []string `json:"receipt_keys" doc:"public keys of the collectors whose receipts count, as signed-note verifier keys: name+hash+key"`
+	Quorum      int      `json:"quorum" default:"1" min:"1" max:"16" doc:"how many different collectors must have signed for a record before the device may drop it"`
+}
+
+// Control is the local command socket.
+type Control struct {
+	Socket    string `json:"socket" default:"${run_dir}/control.sock" path:"socket" doc:"unix socket the local commands use; mode 0600" trust:"whoever can connect and is in allow_uids can install, roll back and reboot, never skip a check"`
+	AllowUIDs []int  `json:"allow_uids" default:"[0]" doc:"numeric user ids that may give commands; the kernel tells who calls"`
+}
+
+// HasUpdate reports whether the device is updated by this agent.
+func (c *Config) HasUpdate() bool { return c.Update.MetadataURL != "" }
+
+// DefaultFile is where the configuration is looked for when --config does not say otherwise.
+const DefaultFile = "/etc/backstay/config.json"
