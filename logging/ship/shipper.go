@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ship
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/backstay/backstay/logging"
+)
+
+// State is what a log knows about itself, all of it durable.
+type State struct {
+	Origin logging.Origin
+	Pruned uint64 // index of the oldest record still here
+	Acked  uint64 // records a quorum has acknowledged
+	Size   uint64
+}
+
+// Log is the queue the shipper reads from: the spool of the device. It is called from one goroutine.
+type Log interface {
+	// State returns the present numbers. After Origin changed (a new epoch), the others belong to the new log.
+	State(ctx context.Context) (State, error)
+
+	// Batch returns records from index from on, about logging.TargetLeaves or logging.TargetInflated of them, and a checkpoint
+	// that covers exactly up to their end. Every record was compared with the tree before: what was altered on flash is not
+	// sent. from must be within [Pruned, Size).
+	Batch(ctx context.Context, from uint64) (logging.Batch, error)
+
+	// Acknowledge takes a receipt note from outside. It must verify the signature, the origin, that the covered root is the
+	// root of its own tree at that size, and that the size is not beyond its own; and store the receipt durably before it
+	// returns. covered is the size the note is about, state the numbers after it. Errors match logging.ErrRefused when the
+	// note is not acceptable; nothing has changed then.
+	Acknowledge(ctx context.Context, note []byte) (covered uint64, state State, err error)
+
+	// Changed returns a channel that is closed when State may have changed since the call.
+	Changed() <-chan struct{}
+}
+
+// Config is what a shipper needs. Log, Transport and Device are required.
+type Config struct {
+	Log       Log
+	Transport Transport
+	Device    string         // device id
+	Emit      logging.Emit   // delivery.stalled, delivery.resumed, delivery.refused; may be nil
+	Doorbell  func()         // called for a doorbell message, at most once per DoorbellEvery; must not block; may be nil
+	Logger    *slog.Logger   // for the engineer; may be nil
+	Rand      func() float64 // jitter in [0, 1); nil means math/rand
+
+	ResendAfter   time.Duration // no receipt for this long: send again; doubles without progress up to 16 times. 10 s
+	StalledAfter  time.Duration // no progress for this long with a backlog: delivery.stalled. 5 min
+	BackoffMin    time.Duration // first wait after a failed or lost connection. 1 s
+	BackoffMax    time.Duration // longest. 5 min
+	DoorbellEvery time.Duration // 10 s
+}
+
+// Status is what the control socket shows. Everything in it is the device's own view.
+type Status struct {
+	State
+	Sent       uint64        // records handed to the present connection
+	Connected  bool          // to a broker that granted the subscriptions
+	Since      time.Time     // of the present connection, or of its loss
+	BacklogAge time.Duration // at least how long the oldest record without a quorum of receipts has waited; 0 without backlog
+	Stalled    bool          // delivery.stalled was reported and no progress made since
+	LastAck    time.Time     // when acked last rose in this process; zero before
+	LastError  string        // why the last connection or attempt ended; empty while all is well
+}
+
+// Backlog returns the number of records without a quorum of receipts.
+func (s Status) Backlog() uint64 { return s.Size - s.Acked }
+
+// Shipper delivers one log. Make it with New; call Run once.
+type Shipper struct {
+	cfg Config
+	enc logging.BatchEncoder
+
+	cursor Cursor
+	origin logging.Origin
+	marks  marks
+
+	flying     []<-chan struct{} // one per batch without PUBACK, oldest first
+	resend     time.Duration     // present resend interval
+	progress   time.Time         // last time acked rose, or the backlog began
+	sentAt     time.Time         // last time a batch was handed over, a rewind happened, or acked rose
+	rang       time.Time
+	refused    map[string]bool // refusal codes already reported on this connection
+	retryAfter time.Duration
+
+	mu     sync.Mutex
+	status Status
+}
+
+// New checks cfg and fills in the defaults. Errors match logging.ErrSetup.
+func New(cfg Config) (*Shipper, error) {
+	if cfg.Log == nil || cfg.Transport == nil || !ValidDevice(cfg.Device) {
+		return nil, fmt.Errorf("open shipper: log, transport and a device id are needed: %w", logging.ErrSetup)
+	}
+	set := func(d *time.Duration, v time.Duration) {
+		if *d <= 0 {
+			*d = v
+		}
+	}
+	set(&cfg.ResendAfter, 10*time.Second)
+	set(&cfg.StalledAfter, 5*time.Minute)
+	set(&cfg.BackoffMin, time.Second)
+	set(&cfg.BackoffMax, 5*time.Minute)
+	set(&cfg.DoorbellEvery, 10*time.Second)
+	if cfg.Emit == nil {
+		cfg.Emit = func(string, ...slog.Attr) {}
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Rand == nil {
+		cfg.Rand = rand.Float64
+	}
+	return &Shipper{cfg: cfg}, nil
+}
+
+// Filters returns the subscriptions of a device, for [MQTTConfig].
+func Filters(device string) []string {
+	return []string{Topic{device, Receipt}.String(), Topic{device, Doorbell}.String()}
+}
+
+// Status returns the present state. It may be called from any goroutine.
+func (s *Shipper) Status() Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := s.status
+	st.BacklogAge = s.marks.age(st.Acked, time.Now())
+	return st
+}
+
+// Run connects, ships and reconnects until ctx ends; it then closes the transport and returns nil. It returns an error only
+// when the log itself fails in a way that trying again cannot mend. While the broker is away it holds no memory and
+// tries again after a back-off with jitter, so that a fleet does not return as one wave.
+func (s *Shipper) Run(ctx context.Context) error {
+	defer s.cfg.Transport.Close() //nolint:errcheck // nothing is left to do with it
+	failures := 0
+	for {
+		began := time.Now()
+		err := s.session(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil && !errors.Is(err, errLink) && !errors.Is(err, logging.ErrRetry) {
+			return err
+		}
+		s.lost(err)
+		if time.Since(began) > time.Minute {
+			failures = 0
+		}
+		if !s.pause(ctx, s.backoff(failures)) {
+			return nil
+		}
+		failures++
+	}
+}
+
+// backoff doubles from BackoffMin to BackoffMax; the jitter takes up to half of it away.
+func (s *Shipper) backoff(failures int) time.Duration {
+	d := s.cfg.BackoffMin << min(failures, 20)
+	if d > s.cfg.BackoffMax || d <= 0 {
+		d = s.cfg.BackoffMax
+	}
+	return d - time.Duration(s.cfg.Rand()*float64(d/2))
+}
+
+// pause waits d. The log goes on growing meanwhile, so a stall is noticed offline as well.
+func (s *Shipper) pause(ctx context.Context, d time.Duration) bool {
+	end := time.NewTimer(d)
+	defer end.Stop()
+	for {
+		changed := s.cfg.Log.Changed()
+		if err := s.refresh(ctx); err != nil {
+			s.cfg.Logger.Warn("audit shipping: read log state", "err", err)
+		}
+		look := time.NewTimer(s.stallIn())
+		select {
+		case <-ctx.Done():
+			look.Stop()
+			return false
+		case <-end.C:
+			look.Stop()
+			return true
+		case <-look.C:
+			s.checkStall("offline")
+		case <-changed:
+		}
+		look.Stop()
+	}
+}
