@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package store
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/backstay/backstay/update"
+)
+
+// Load returns the saved update job, the zero Job when there is none. It implements update.Journal.
+func (d *DB) Load() (update.Job, error) {
+	var job update.Job
+	return job, d.job().loadJSON(&job)
+}
+
+// Save replaces the update job; it is durable when Save returns nil. It implements update.Journal.
+func (d *DB) Save(job update.Job) error { return d.job().saveJSON(job) }
+
+func (d *DB) job() cell { return cell{d, bucketUpdate, []byte("job")} }
+
+// LoadIdentity returns what package identity saved last, nil when it saved nothing. It implements identity.State.
+func (d *DB) LoadIdentity() ([]byte, error) { return d.identity().load() }
+
+// SaveIdentity replaces it; it is durable when SaveIdentity returns nil. It implements identity.State.
+func (d *DB) SaveIdentity(b []byte) error { return d.identity().save(b) }
+
+func (d *DB) identity() cell { return cell{d, bucketIdentity, []byte("state")} }
+
+// LoadTimeFloor returns the latest authenticated lower bound of the time, the zero time when there is none.
+func (d *DB) LoadTimeFloor() (time.Time, error) {
+	var t time.Time
+	return t, d.timeFloor().loadJSON(&t)
+}
+
+// SaveTimeFloor replaces it.
+func (d *DB) SaveTimeFloor(t time.Time) error { return d.timeFloor().saveJSON(t.UTC()) }
+
+func (d *DB) timeFloor() cell { return cell{d, bucketTime, []byte("floor")} }
+
+func (c cell) loadJSON(v any) error {
+	b, err := c.load()
+	if err != nil || b == nil {
+		return err
+	}
+	if err := json.Unmarshal(b, v); err != nil {
+		return fmt.Errorf("%w: %s/%s: %w", ErrCorrupt, c.bucket, c.key, err)
+	}
+	return nil
+}
+
+func (c cell) saveJSON(v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encode %s/%s: %w", c.bucket, c.key, err)
+	}
+	return c.save(b)
+}
