@@ -36,6 +36,9 @@ type Command struct {
 	// (see App.Classify); nil is 0.
 	Run func(ctx context.Context, env *Env, args []string) error
 
+	// Complete offers words for the next argument; optional. Choices in Args are offered anyway.
+	Complete func(args []string) []string
+
 	Sub []*Command
 }
 
@@ -119,6 +122,9 @@ func wantsJSON(args []string) bool {
 
 // run finds the command and runs it.
 func (a *App) run(ctx context.Context, args []string, env *Env) error {
+	if len(args) > 0 && args[0] == completeWord {
+		return a.printCandidates(env, args[1:])
+	}
 	global := a.globalFlags(env)
 	rest, err := a.parse(global, nil, args)
 	if errors.Is(err, flag.ErrHelp) {
@@ -128,16 +134,16 @@ func (a *App) run(ctx context.Context, args []string, env *Env) error {
 		return err
 	}
 	cmds := a.commands()
-	var cmd *Command
 	for {
 		if len(rest) == 0 {
 			return a.missing(env, cmds)
 		}
 		name := rest[0]
-		if cmd != nil && (name == "-h" || name == "-help" || name == "--help") {
+		if env.path != nil && (name == "-h" || name == "-help" || name == "--help") {
 			return a.help(env, env.path)
 		}
-		if cmd, err = find(cmds, name, a.typed(env.path)); err != nil {
+		cmd, err := find(cmds, name, a.typed(env.path))
+		if err != nil {
 			return err
 		}
 		env.path = append(env.path, cmd.Name)
@@ -163,7 +169,7 @@ func (a *App) leaf(ctx context.Context, cmd *Command, global *flag.FlagSet, args
 		return err
 	}
 	if err := checkArgs(cmd.Args, rest); err != nil {
-		err.Next = a.typed(env.path) + " " + strings.TrimSpace(synopsis(fs, cmd))
+		err.Next = a.typed(env.path) + " " + strings.TrimSpace(synopsis(cmd))
 		return err
 	}
 	return cmd.Run(ctx, env, rest)

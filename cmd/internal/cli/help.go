@@ -36,7 +36,7 @@ func (a *App) WriteHelp(w io.Writer, path []string, cmd *Command) {
 		return
 	}
 	fs := a.flagSet(cmd, flag.NewFlagSet("", flag.ContinueOnError))
-	fmt.Fprintf(w, "%s: %s\n\nusage: %s %s\n", a.typed(path), cmd.Short, a.typed(path), synopsis(fs, cmd))
+	fmt.Fprintf(w, "%s: %s\n\nusage: %s %s\n", a.typed(path), cmd.Short, a.typed(path), synopsis(cmd))
 	writeParagraphs(w, cmd.Long)
 	if cmd.Sub != nil {
 		writeCommands(w, cmd.Sub)
@@ -47,7 +47,7 @@ func (a *App) WriteHelp(w io.Writer, path []string, cmd *Command) {
 }
 
 // synopsis is what follows the command's name on the usage line.
-func synopsis(fs *flag.FlagSet, cmd *Command) string {
+func synopsis(cmd *Command) string {
 	if cmd.Sub != nil {
 		return "COMMAND [flags] [arguments]"
 	}

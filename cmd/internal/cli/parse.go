@@ -106,8 +106,8 @@ func (a *App) checkOrder(fs *flag.FlagSet, path, args, rest []string) error {
 	line := append(append(append([]string{}, args[:len(args)-len(rest)]...), flags...), words...)
 	e := &Error{Exit: ExitUsage, Code: "flag-order", What: "flag " + quote(first) + " must come before the arguments",
 		Why: "everything after the first argument is an argument", Next: a.typed(path) + " --help"}
-	if fixed := strings.Join(line, " "); !strings.ContainsAny(fixed, " \t\n\"'`$\\*?[]{}()<>|&;#~!") || plain(line) {
-		e.Next = a.typed(path) + " " + fixed
+	if plain(line) {
+		e.Next = a.typed(path) + " " + strings.Join(line, " ")
 	}
 	return e
 }
