@@ -13,8 +13,8 @@ import (
 
 // Bounds of a download. Memory does not grow with the image.
 const (
-	chunk      = 128 << 10 // bytes in memory at a time
-	checkpoint = 4 << 20   // bytes between two points a download can continue from
+	defaultChunk      = 128 << 10 // bytes in memory at a time
+	defaultCheckpoint = 4 << 20   // bytes between two points a download can continue from
 )
 
 // download brings the image into the slot that does not run, and proves that it is there.
@@ -119,7 +119,7 @@ func (m *Machine) copy(ctx context.Context, job *Job, w Writer, h hash.Hash) err
 		return fmt.Errorf("open image: %w", err)
 	}
 	defer body.Close()
-	buf := make([]byte, chunk)
+	buf := make([]byte, m.chunk())
 	for {
 		n, rerr := body.Read(buf)
 		if err := ctx.Err(); err != nil {
@@ -137,7 +137,7 @@ func (m *Machine) copy(ctx context.Context, job *Job, w Writer, h hash.Hash) err
 			at += int64(n)
 			m.progress(at)
 		}
-		if at-job.Offset >= checkpoint || (rerr != nil && at > job.Offset) {
+		if at < length && (at-job.Offset >= m.every() || (rerr != nil && at > job.Offset)) {
 			if err := m.mark(job, w, at); err != nil {
 				return err
 			}
@@ -179,4 +179,18 @@ func orShort(err error) error {
 		return io.ErrShortWrite
 	}
 	return err
+}
+
+func (m *Machine) chunk() int64 {
+	if m.chunkSize == 0 {
+		return defaultChunk
+	}
+	return m.chunkSize
+}
+
+func (m *Machine) every() int64 {
+	if m.checkpointEvery == 0 {
+		return defaultCheckpoint
+	}
+	return m.checkpointEvery
 }

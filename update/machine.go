@@ -40,6 +40,9 @@ type Machine struct {
 	Failures     int           // failures after which a release is not tried again; default 3
 	BackOff      time.Duration // wait after a first failure, doubled by every further one up to a week; default 1 hour
 
+	// Small in tests, so that a few kilobytes have as many steps as a real image; otherwise zero.
+	chunkSize, checkpointEvery int64
+
 	running sync.Mutex // held while the job is being worked on
 
 	mu     sync.Mutex // guards what follows
