@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package configs
+
+import (
+	"embed"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/backstay/backstay/configs/strictjson"
+)
+
+//go:embed baseline/*.json
+var baselines embed.FS
+
+// Profiles lists the built-in profiles, sorted.
+func Profiles() []string {
+	entries, err := baselines.ReadDir("baseline")
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for _, e := range entries {
+		out = append(out, strings.TrimSuffix(e.Name(), ".json"))
+	}
+	return out
+}
+
+// Load composes built-in profiles into one policy, each with those it extends, each once, in order. A later profile may
+// adjust a rule of an earlier one, to the stricter side only, as an operator may. The result's ID joins the names with
+// dashes, its serial is the sum of theirs, so that it rises whenever one of them does.
+func Load(profiles ...string) (Policy, error) {
+	if len(profiles) == 0 {
+		return Policy{}, refuse(CodeUnknownProfile, "baseline", "no profile is named", nil)
+	}
+	out := Policy{Schema: 1, ID: strings.Join(profiles, "-")}
+	var done []string
+	for _, name := range profiles {
+		if err := load(&out, name, &done, nil); err != nil {
+			return Policy{}, err
+		}
+	}
+	if err := Lint(out); err != nil {
+		return Policy{}, refuse(CodeInvalid, "baseline "+out.ID, err.Error(), err)
+	}
+	return out, nil
+}
+
+func load(out *Policy, name string, done *[]string, above []string) error {
+	if slices.Contains(*done, name) {
+		return nil
+	}
+	if slices.Contains(above, name) {
+		return refuse(CodeInvalid, "baseline "+name, "it extends itself", nil)
+	}
+	data, err := baselines.ReadFile(path.Join("baseline", name+".json"))
+	if err != nil || strings.Contains(name, "/") {
+		why := "built in are " + strings.Join(Profiles(), ", ")
+		if n := strictjson.Nearest(name, Profiles()); n != "" {
+			why = fmt.Sprintf("did you mean %q?", n)
+		}
+		return refuse(CodeUnknownProfile, fmt.Sprintf("baseline %q", name), why, nil)
+	}
+	p, err := ParsePolicy(data)
+	if err != nil {
+		return err
+	}
+	for _, base := range p.Extends {
+		if err := load(out, base, done, append(above, name)); err != nil {
+			return err
+		}
+	}
+	*done = append(*done, name)
+	for _, r := range p.Rules {
+		r.Mode = p.modeOf(r)
+		out.Rules = append(out.Rules, r)
+	}
+	below := *out
+	below.Rules = slices.Clone(out.Rules)
+	for _, a := range p.Adjust {
+		if err := adjust(out, below, a); err != nil {
+			return refuse(CodeInvalid, "baseline "+name, "adjust "+a.Rule+": "+err.Error(), err)
+		}
+	}
+	out.Serial += p.Serial
+	if p.MaxWaiverDays != 0 && (out.MaxWaiverDays == 0 || p.MaxWaiverDays < out.MaxWaiverDays) {
+		out.MaxWaiverDays = p.MaxWaiverDays
+	}
+	return nil
+}

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package configs
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+	"time"
+)
+
+// A program that writes its own value back after each fix would make the engine and it take turns for ever, wearing out
+// flash and filling the audit log. More than maxFixes fixes of one rule within fixWindow suspend its fix, longer each time.
+const (
+	maxFixes  = 3
+	fixWindow = 10 * time.Minute
+	calmAfter = 48 * time.Hour // without a fix the count of suspensions starts again
+)
+
+// pause is how long the nth suspension lasts.
+func pause(level int) time.Duration {
+	return []time.Duration{time.Hour, 6 * time.Hour, 24 * time.Hour}[min(level, 2)]
+}
+
+// memory outlives runs. Times are Unix seconds.
+type memory struct {
+	Fixes     map[string][]int64    `json:"fixes,omitempty"`
+	Suspended map[string]suspension `json:"suspended,omitempty"`
+	Reboot    map[string]string     `json:"reboot,omitempty"` // rule -> boot id under which it was fixed
+
+	dirty bool
+}
+
+type suspension struct {
+	Until int64 `json:"until"`
+	Level int   `json:"level"`
+}
+
+func (e *Engine) loadMemory() (memory, error) {
+	m := memory{Fixes: map[string][]int64{}, Suspended: map[string]suspension{}, Reboot: map[string]string{}}
+	if e.StateDir == "" {
+		return m, nil
+	}
+	dir, err := os.OpenRoot(e.StateDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return m, nil
+	}
+	if err != nil {
+		return m, fmt.Errorf("open state: %w", err)
+	}
+	defer dir.Close()
+	if err := readState(dir, memoryFile, &m); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return m, err
+	}
+	return m, nil
+}
+
+// saveMemory writes what concerns rules that the policy still has.
+func (e *Engine) saveMemory(m memory) error {
+	prune(e.Policy, m.Fixes)
+	prune(e.Policy, m.Suspended)
+	prune(e.Policy, m.Reboot)
+	dir, err := e.state()
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if err := writeState(dir, memoryFile, m); err != nil {
+		return fmt.Errorf("write state: %w", err)
+	}
+	return nil
+}
+
+func prune[V any](p Policy, m map[string]V) {
+	for id := range m {
+		if _, ok := p.Rule(id); !ok {
+			delete(m, id)
+		}
+	}
+}
+
+// fixed notes a fix made now.
+func (m *memory) fixed(rule string, now time.Time) {
+	m.dirty = true
+	var recent []int64
+	for _, t := range m.Fixes[rule] {
+		if now.Sub(time.Unix(t, 0)) < fixWindow {
+			recent = append(recent, t)
+		}
+	}
+	recent = append(recent, now.Unix())
+	s := m.Suspended[rule]
+	if s.Until != 0 && now.Sub(time.Unix(s.Until, 0)) > calmAfter {
+		s = suspension{}
+		delete(m.Suspended, rule)
+	}
+	if len(recent) > maxFixes {
+		m.Suspended[rule] = suspension{Until: now.Add(pause(s.Level)).Unix(), Level: s.Level + 1}
+		recent = nil
+	}
+	m.Fixes[rule] = recent
+}
+
+func (m *memory) rebootAfter(rule, bootID string) {
+	if bootID != "" {
+		m.Reboot[rule], m.dirty = bootID, true
+	}
+}
+
+// suspended reports until when the fix of a rule rests.
+func (r *run) suspended(rule string) (time.Time, bool) {
+	until := time.Unix(r.mem.Suspended[rule].Until, 0)
+	return until, r.Now().Before(until)
+}
+
+// bootID names this boot of the running system; "" for an image.
+func (r *run) bootID() string {
+	if !r.Live {
+		return ""
+	}
+	data, err := r.host.Read(r.ctx, "/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(data))
+}
+
+func (r *run) awaitsReboot(rule string) bool {
+	want := r.mem.Reboot[rule]
+	return want != "" && want == r.bootID()
+}

@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package probe
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+// Bounds of one run.
+const (
+	MaxFile     = 1 << 20 // longest configuration file read, in bytes
+	maxCache    = 8 << 20 // file bytes kept between the checks of one run
+	maxLinks    = 40      // symbolic links followed for one path, as in Linux
+	maxPath     = 4096    // longest path, in bytes
+	maxElements = 256     // most elements of one path, links included
+)
+
+// Errors of reading, beside fs.ErrNotExist and fs.ErrPermission.
+var (
+	ErrNotRegular = errors.New("not a regular file")
+	ErrTooLarge   = errors.New("too large")
+	ErrLoop       = errors.New("too many symbolic links")
+)
+
+// Host is the tree under inspection. It remembers what it read until Forget, so that the checks of one run agree and a
+// file is read once. It is not safe for concurrent use.
+type Host struct {
+	root  *os.Root
+	live  bool
+	skip  []string
+	files map[string]fileFact
+	bytes int
+	over  map[string]planned // of a dry run
+}
+
+type fileFact struct {
+	data []byte
+	err  error
+}
+
+// NewHost inspects root. live says that the tree is the running system, where running processes lag behind their files and
+// per-device secrets are in their place. skip lists paths that walks leave out, such as the agent's own state.
+func NewHost(root *os.Root, live bool, skip ...string) *Host {
+	h := &Host{root: root, live: live, files: map[string]fileFact{}}
+	for _, s := range skip {
+		h.skip = append(h.skip, path.Clean("/"+s))
+	}
+	return h
+}
+
+// Live reports whether the tree is the running system.
+func (h *Host) Live() bool { return h.live }
+
+// Forget drops what was read of a resolved path, after it changed.
+func (h *Host) Forget(resolved string) {
+	h.bytes -= len(h.files[resolved].data)
+	delete(h.files, resolved)
+}
+
+// Info describes one file without following its last link.
+type Info struct {
+	Path     string      // inside the root, absolute, links resolved
+	Mode     fs.FileMode // type, permission, setuid, setgid and sticky bits
+	UID, GID uint32
+	Size     int64
+	Dev      uint64
+}
+
+// Resolve turns a path of the inspected system into the path of the file itself: absolute, without links, never outside
+// the root (".." stops there, as in a chroot). The last element may be missing; then the error is fs.ErrNotExist and the
+// path says where it would be.
+func (h *Host) Resolve(name string) (string, error) {
+	rest := strings.Split(name, "/")
+	var done []string
+	for links, steps := 0, 0; len(rest) > 0; steps++ {
+		if steps > maxElements || len(name) > maxPath {
+			return "", fmt.Errorf("resolve %s: path is too long", printable(name))
+		}
+		el := rest[0]
+		rest = rest[1:]
+		switch el {
+		case "", ".":
+			continue
+		case "..":
+			done = done[:max(0, len(done)-1)]
+			continue
+		}
+		at := strings.Join(append(done, el), "/")
+		fi, err := h.root.Lstat(at)
+		if err != nil {
+			if o, ok := h.over["/"+at]; ok && !o.gone && onlyDots(rest) {
+				return "/" + at, nil
+			}
+			if errors.Is(err, fs.ErrNotExist) && onlyDots(rest) {
+				return "/" + at, fmt.Errorf("%s: %w", printable(name), fs.ErrNotExist)
+			}
+			return "", fmt.Errorf("%s: %w", printable(name), cause(err))
+		}
+		if fi.Mode()&fs.ModeSymlink == 0 {
+			done = append(done, el)
+			continue
+		}
+		if links++; links > maxLinks {
+			return "", fmt.Errorf("%s: %w", printable(name), ErrLoop)
+		}
+		to, err := h.root.Readlink(at)
+		if err != nil {
+			return "", fmt.Errorf("%s: %w", printable(name), cause(err))
+		}
+		if strings.HasPrefix(to, "/") {
+			done = nil
+		}
+		rest = append(strings.Split(to, "/"), rest...)
+	}
+	return "/" + strings.Join(done, "/"), nil
+}
+
+// onlyDots reports whether nothing but empty elements is left.
+func onlyDots(rest []string) bool {
+	return !slices.ContainsFunc(rest, func(s string) bool { return s != "" && s != "." })
+}
+
+// cause strips the operation and path of a path error: the caller names the path as the policy wrote it.
+func cause(err error) error {
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
+		return pe.Err
+	}
+	return err
+}
+
+// rel is the name os.Root takes for a resolved path.
+func rel(resolved string) string {
+	if r := strings.TrimPrefix(resolved, "/"); r != "" {
+		return r
+	}
+	return "."
+}
+
+// Stat follows links inside the root.
+func (h *Host) Stat(name string) (Info, error) {
+	p, err := h.Resolve(name)
+	if err != nil {
+		return Info{Path: p}, err
+	}
+	fi, err := h.root.Lstat(rel(p))
+	if o, ok := h.over[p]; ok && err != nil && !o.gone {
+		return Info{Path: p, Mode: *o.mode, Size: int64(len(o.data))}, nil
+	}
+	if err != nil {
+		return Info{Path: p}, fmt.Errorf("%s: %w", printable(name), cause(err))
+	}
+	return h.pretended(infoOf(p, fi))
+}
+
+func infoOf(p string, fi fs.FileInfo) Info {
+	in := Info{Path: p, Mode: fi.Mode(), Size: fi.Size()}
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
+		in.UID, in.GID, in.Dev = st.Uid, st.Gid, uint64(st.Dev)
+	}
+	return in
+}
+
+// Exists reports whether name is there, as anything.
+func (h *Host) Exists(name string) bool {
+	_, err := h.Stat(name)
+	return err == nil
+}
+
+// Read returns the bytes of a regular file of at most MaxFile bytes. The caller must not change them.
+func (h *Host) Read(ctx context.Context, name string) ([]byte, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	p, err := h.Resolve(name)
+	if err != nil {
+		return nil, err
+	}
+	if o, ok := h.over[p]; ok && (o.gone || o.data != nil) {
+		if o.gone {
+			return nil, fmt.Errorf("%s: %w", printable(name), fs.ErrNotExist)
+		}
+		return o.data, nil
+	}
+	if f, ok := h.files[p]; ok {
+		return f.data, f.err
+	}
+	data, err := h.readFile(h.root, rel(p), MaxFile)
+	if err != nil {
+		err = fmt.Errorf("read %s: %w", printable(name), err)
+	}
+	if h.bytes+len(data) <= maxCache {
+		h.files[p] = fileFact{data, err}
+		h.bytes += len(data)
+	}
+	return data, err
+}
+
+// readFile opens without blocking and reads at most limit bytes; a longer file is ErrTooLarge. The type is looked at before
+// the open, because opening some devices has effects, and after it, because the tree may change in between.
+func (h *Host) readFile(dir *os.Root, name string, limit int64) ([]byte, error) {
+	f, err := openRegular(dir, name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if fi, err := f.Stat(); err == nil && fi.Size() > limit {
+		return nil, fmt.Errorf("%w: %d bytes, the limit is %d", ErrTooLarge, fi.Size(), limit)
+	}
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, cause(err)
+	}
+	if int64(len(data)) > limit {
+		return nil, fmt.Errorf("%w: more than %d bytes", ErrTooLarge, limit)
+	}
+	return data, nil
+}
+
+// openRegular opens a regular file for reading and nothing else.
+func openRegular(dir *os.Root, name string) (*os.File, error) {
+	fi, err := dir.Lstat(name)
+	if err != nil {
+		return nil, cause(err)
+	}
+	if !fi.Mode().IsRegular() {
+		return nil, ErrNotRegular
+	}
+	f, err := dir.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, cause(err)
+	}
+	if fi, err = f.Stat(); err != nil || !fi.Mode().IsRegular() {
+		f.Close()
+		return nil, ErrNotRegular
+	}
+	return f, nil
+}
+
+// Names lists a directory, sorted; at most limit names, or ErrTooLarge.
+func (h *Host) Names(name string, limit int) ([]string, error) {
+	in, err := h.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+	if !in.Mode.IsDir() {
+		return nil, fmt.Errorf("list %s: not a directory", printable(name))
+	}
+	d, err := h.root.Open(rel(in.Path))
+	if err != nil {
+		return nil, fmt.Errorf("list %s: %w", printable(name), cause(err))
+	}
+	defer d.Close()
+	names, err := d.Readdirnames(limit + 1)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("list %s: %w", printable(name), cause(err))
+	}
+	if len(names) > limit {
+		return nil, fmt.Errorf("list %s: %w: more than %d entries", printable(name), ErrTooLarge, limit)
+	}
+	slices.Sort(names)
+	return names, nil
+}
