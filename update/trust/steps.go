@@ -215,4 +215,3 @@ func (s *session) listed(ctx context.Context, role string, m *metadata.MetaFiles
 	}
 	return s.fetch(ctx, name, limit)
 }
-
