@@ -65,6 +65,8 @@ const (
 	CodeUnknownVersion = "unknown-version"
 	// CodeMalformed: bytes do not follow the format, or exceed one of its limits.
 	CodeMalformed = "malformed"
+	// CodeDamaged: the store of the log is not in a state it can have been written in.
+	CodeDamaged = "store-damaged"
 	// CodeBatchGap: a batch starts beyond what the consumer has; the device must rewind.
 	CodeBatchGap = "batch-gap"
 )

@@ -50,7 +50,7 @@ const (
 	MaxField     = 256
 	MaxAttrs     = 32
 	MaxAttrName  = 64
-	MaxAttrValue = 320
+	MaxAttrValue = 512
 )
 
 // Event is one thing that happened, before it has a place in a log. Text in it may come from anywhere, hostile programs
@@ -227,8 +227,8 @@ var secretNames = [...]string{"passw", "passphrase", "secret", "private", "psk",
 // secrets have in command lines, headers and URLs, and the prefixes of well-known token kinds.
 var secretMarks = [...]string{
 	"private key-----", "$1$", "$2a$", "$2b$", "$2y$", "$5$", "$6$", "$y$", "$argon2",
-	"password=", "passwd=", "passphrase=", "psk=", "secret=", "token=", "api_key=", "apikey=", "bearer ", "basic ",
-	"akia", "ghp_", "github_pat_", "glpat-", "xoxb-", "xoxp-", "eyj0exai", "eyjhbgci", "age-secret-key-",
+	"password=", "passwd=", "passphrase=", "psk=", "secret=", "token=", "api_key=", "apikey=", "authorization:", "bearer ",
+	"ghp_", "github_pat_", "glpat-", "xoxb-", "xoxp-", "eyj0exai", "eyjhbgci", "age-secret-key-",
 }
 
 func secret(name, value string) bool {

@@ -233,7 +233,9 @@ func (e *exportReader) end(rest string) error {
 	if e.s.Scan() {
 		return e.bad("something follows the end")
 	}
-	if err := e.s.Err(); err != nil && !errors.Is(err, bufio.ErrTooLong) {
+	if err := e.s.Err(); errors.Is(err, bufio.ErrTooLong) {
+		return e.bad("something follows the end")
+	} else if err != nil {
 		return fmt.Errorf("read export: %w", err)
 	}
 	return nil

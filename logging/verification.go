@@ -257,8 +257,8 @@ func (v *verification) finish() error {
 	}
 	v.report.Unsigned = v.tree.Size() - v.report.Size
 	v.receipts()
-	if q := v.want.Policy.Quorum; q > 0 && v.want.Policy.Acked(v.found) == 0 {
-		return refuse(CodeNoQuorum, "log "+v.report.Origin, fmt.Sprintf("fewer than %d of the listed keys have acknowledged it", q))
+	if v.want.Acked && v.report.Acked == 0 {
+		return refuse(CodeNoQuorum, "log "+v.report.Origin, fmt.Sprintf("fewer than %d of the listed keys have acknowledged it", v.want.Policy.Quorum))
 	}
 	return nil
 }

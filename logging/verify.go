@@ -27,7 +27,8 @@ type Item struct {
 // Expect is what the verifier knows from elsewhere. The zero value asks only that the evidence is consistent with itself.
 type Expect struct {
 	Device string      // device id the evidence must belong to; empty: any
-	Policy Policy      // keys whose receipts count; with a quorum, that many must cover the log
+	Policy Policy      // keys whose receipts count; receipts of other keys are ignored
+	Acked  bool        // refuse a log that no quorum of Policy has acknowledged any of
 	Head   *Checkpoint // a head of this device seen before: detects rollback and forks
 }
 

@@ -1,0 +1,307 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package spool
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
+
+	"github.com/backstay/backstay/logging"
+)
+
+// Append adds events in order. If one of them is critical (see logging.Event.Critical), everything pending and all of them
+// are durable and signed when Append returns nil. Otherwise they may wait in memory for up to 5 seconds or until 64 of them
+// wait, and a power cut before that loses them.
+//
+// An error means the events are not durable yet; they stay pending and are tried again with the next Append, Run or Flush,
+// so the caller must not append them a second time. It matches logging.ErrRetry when they had to be dropped because the
+// store is full or cannot be written: they are counted, and a log.gap record will say how many.
+func (l *Log) Append(ctx context.Context, events ...logging.Event) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("append to audit log: %w", err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return ErrClosed
+	}
+	dropped := false
+	for _, e := range events {
+		if len(l.pending) >= maxPending {
+			dropped = true
+			l.lose(e, "not written in time")
+			continue
+		}
+		if len(l.pending) == 0 {
+			l.since = time.Now()
+			select {
+			case l.kick <- struct{}{}:
+			default:
+			}
+		}
+		e = l.stamp(e)
+		l.pending = append(l.pending, e)
+		l.urgent = l.urgent || e.Critical()
+	}
+	var err error
+	if l.urgent || len(l.pending) >= commitEvents || len(l.pending) > 0 && time.Since(l.since) >= commitDelay {
+		err = l.commit()
+	}
+	if dropped {
+		err = errors.Join(err, fmt.Errorf("too many events wait: %w", logging.ErrRetry))
+	}
+	if err != nil {
+		return fmt.Errorf("append to audit log: %w", err)
+	}
+	return nil
+}
+
+// Flush makes every pending event durable.
+func (l *Log) Flush(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("flush audit log: %w", err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return ErrClosed
+	}
+	if err := l.commit(); err != nil {
+		return fmt.Errorf("flush audit log: %w", err)
+	}
+	return nil
+}
+
+func (l *Log) lose(e logging.Event, reason string) {
+	now := l.cfg.Now()
+	if l.lost.events == 0 {
+		l.lost.first = now
+	}
+	l.lost.last, l.lost.reason = now, reason
+	l.lost.events++
+	if e.Critical() {
+		l.lost.critical++
+	}
+}
+
+// commit writes everything pending. When the store turns out to be damaged, a new epoch begins and takes the events.
+func (l *Log) commit() error {
+	if len(l.pending) == 0 && l.lost.events == 0 {
+		return nil
+	}
+	err := l.commitOnce()
+	if !isDamage(err) {
+		return err
+	}
+	if e := l.newEpoch(reasonDamaged, err); e != nil {
+		return errors.Join(err, e)
+	}
+	return l.commitOnce()
+}
+
+// commitOnce writes in an order that matters: room first, because making it may add records of its own; then what was lost
+// before; then the events.
+func (l *Log) commitOnce() error {
+	if err := l.reopen(); err != nil {
+		return err
+	}
+	if l.headAt < l.marks.size {
+		if l.signErr = l.signTail(); isDamage(l.signErr) {
+			return l.signErr
+		}
+	}
+	batch, roomErr := l.makeRoom()
+	if isDamage(roomErr) {
+		return roomErr
+	}
+	report := l.lost.events > 0 && roomErr == nil && l.full.fits(need(l.pending), 100)
+	if report {
+		batch = append(batch, l.gapEvent())
+	}
+	if batch = append(batch, l.pending...); len(batch) == 0 {
+		return roomErr
+	}
+	written, err := l.write(batch)
+	if written {
+		l.pending, l.urgent = l.pending[:0], false
+		if report {
+			l.lost = loss{}
+		}
+		l.notify()
+	}
+	if errors.Is(err, berrors.ErrMaxSizeReached) {
+		err = errors.Join(err, l.dropPending())
+	}
+	return errors.Join(roomErr, err)
+}
+
+func (l *Log) gapEvent() logging.Event {
+	return l.event("log.gap",
+		slog.String("message", "events could not be kept"),
+		slog.Uint64("count", l.lost.events), slog.Uint64("critical", l.lost.critical),
+		slog.Time("first_time", l.lost.first), slog.Time("last_time", l.lost.last), slog.String("reason", l.lost.reason))
+}
+
+// chunk is what one checkpoint covers: small enough for one batch.
+type chunk struct {
+	leaves []logging.Leaf
+	flags  []byte
+	head   []byte // nil when the key did not sign
+	end    uint64
+}
+
+// write encodes events as the next records and commits them with the positions in one transaction; nil means they are
+// durable. An error of a commit may mean that it happened: then the records are in the store, will be durable with the next
+// commit, and written is true.
+func (l *Log) write(events []logging.Event) (written bool, err error) {
+	tree := l.tree.Clone()
+	chunks := l.encode(&tree, events)
+	next := l.marks
+	next.grow(tree.Size() - l.marks.size)
+	err = l.update("commit", func(b *bbolt.Bucket) error {
+		for _, c := range chunks {
+			if err := c.put(b); err != nil {
+				return err
+			}
+		}
+		return putState(b, state{epoch: l.epoch, marks: next, shed: l.full.shed, level: l.full.level, tree: tree, min: l.min})
+	})
+	if err != nil && (isDamage(err) || !l.holds(tree)) {
+		return false, err
+	}
+	l.tree, l.marks = tree, next
+	for _, c := range chunks {
+		if c.head != nil {
+			l.head, l.headAt = c.head, c.end
+		}
+	}
+	return true, err
+}
+
+// holds reports whether the store has exactly the records of tree.
+func (l *Log) holds(tree logging.Tree) bool {
+	var s state
+	err := l.view(func(b *bbolt.Bucket) (err error) {
+		s, err = parseState(b.Get(stateKey))
+		return err
+	})
+	return err == nil && s.epoch == l.epoch && s.marks.size == tree.Size() && s.tree.Root() == tree.Root()
+}
+
+func (l *Log) encode(tree *logging.Tree, events []logging.Event) []chunk {
+	var chunks []chunk
+	var c chunk
+	size := 0
+	now := l.cfg.Now()
+	for i, e := range events {
+		body := logging.EncodeLeaf(l.origin(), tree.Size(), now, e)
+		leaf := logging.Leaf{Index: tree.Size(), Hash: logging.LeafHash(body), Body: body}
+		tree.Append(leaf.Hash)
+		size += len(body)
+		var flags byte
+		if e.Critical() {
+			flags = flagCritical
+		}
+		c.leaves, c.flags = append(c.leaves, leaf), append(c.flags, flags)
+		if len(c.leaves) == logging.TargetLeaves || size >= logging.TargetInflated-logging.MaxLeaf || i == len(events)-1 {
+			c.end = tree.Size()
+			c.head = l.sign(tree)
+			chunks = append(chunks, c)
+			c, size = chunk{}, 0
+		}
+	}
+	return chunks
+}
+
+// sign returns the signed checkpoint of tree, or nil: records are kept even while the key does not answer, and signTail
+// makes up for it.
+func (l *Log) sign(tree *logging.Tree) []byte {
+	msg, err := l.signer.Sign(logging.Checkpoint{Origin: l.origin(), Size: tree.Size(), Root: tree.Root()})
+	l.signErr = err
+	return msg
+}
+
+func (c chunk) put(b *bbolt.Bucket) error {
+	for i, leaf := range c.leaves {
+		if err := b.Put(leafKey(leaf.Index), leafValue(c.flags[i], leaf)); err != nil {
+			return err
+		}
+	}
+	if c.head == nil {
+		return nil
+	}
+	return b.Put(headKey(c.end), c.head)
+}
+
+// signTail signs what could not be signed when it was written. The hashes come back from the disk, so they must first add
+// up to the tree in memory: otherwise an edit of the store would get a signature.
+func (l *Log) signTail() error {
+	tree := l.min.Clone()
+	var heads []logging.Checkpoint
+	count, size := 0, 0
+	err := l.view(func(b *bbolt.Bucket) error {
+		return eachLeaf(b, l.marks.pruned, l.marks.size, func(leaf logging.Leaf, _ byte) error {
+			tree.Append(leaf.Hash)
+			if tree.Size() <= l.headAt {
+				return nil
+			}
+			count, size = count+1, size+len(leaf.Body)
+			if count == logging.TargetLeaves || size >= logging.TargetInflated-logging.MaxLeaf || tree.Size() == l.marks.size {
+				heads = append(heads, logging.Checkpoint{Origin: l.origin(), Size: tree.Size(), Root: tree.Root()})
+				count, size = 0, 0
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return err
+	}
+	if tree.Root() != l.tree.Root() {
+		return damaged(errors.New("records on disk do not add up to the log in memory"))
+	}
+	signed := make([][]byte, len(heads))
+	for i, c := range heads {
+		if signed[i], err = l.signer.Sign(c); err != nil {
+			return err
+		}
+	}
+	err = l.update("sign", func(b *bbolt.Bucket) error {
+		for i, c := range heads {
+			if err := b.Put(headKey(c.Size), signed[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err == nil && len(heads) > 0 {
+		l.head, l.headAt = signed[len(signed)-1], heads[len(heads)-1].Size
+		l.notify()
+	}
+	return err
+}
+
+// startEvent is the first record of an epoch.
+func (l *Log) startEvent(reason string, cause error, last *logging.Checkpoint, note []byte) logging.Event {
+	attrs := []slog.Attr{slog.String("message", "audit log begins"), slog.String("reason", reason)}
+	if cause != nil {
+		attrs = append(attrs, slog.String("detail", cause.Error()))
+	}
+	if last != nil {
+		attrs = append(attrs, slog.String("previous_origin", last.Origin.String()), slog.Uint64("previous_size", last.Size),
+			slog.String("previous_root", base64.StdEncoding.EncodeToString(last.Root[:])))
+	}
+	if note != nil {
+		attrs = append(attrs, slog.String("previous_checkpoint", string(note)))
+	}
+	if reason != reasonFirst {
+		attrs = append(attrs, slog.String("severity", "high"))
+	}
+	return l.event("log.start", attrs...)
+}
