@@ -25,6 +25,16 @@ type Error struct {
 	Why  string // the `why:` line; more lines are indented below it
 	Next string // the `next:` line
 	Err  error
+
+	quiet bool // the output has said it already: only the exit code is left
+}
+
+// Quiet makes an error that ends the command with its code and prints nothing: in JSON mode the data has said it, and a second
+// object would break whoever parses the first.
+func (e *Error) Quiet() *Error {
+	c := *e
+	c.quiet = true
+	return &c
 }
 
 func (e *Error) Error() string {
@@ -58,9 +68,11 @@ type Coder interface{ ErrorCode() string }
 // report shows err and returns the exit code.
 func (a *App) report(env *Env, err error) Exit {
 	e := a.classify(env, err)
-	if env.JSON {
+	switch {
+	case e.quiet:
+	case env.JSON:
 		writeErrorJSON(env.Stdout, e)
-	} else {
+	default:
 		writeErrorText(env.Stderr, e)
 	}
 	return e.Exit

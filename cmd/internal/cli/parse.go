@@ -200,7 +200,8 @@ func contains(list []string, s string) bool {
 }
 
 // Nearest returns the candidate closest to name, or "" when none is close enough to be what was meant: at most one edit for
-// up to four letters, two up to eight, a third of the length beyond. Swapped neighbours are one edit. The first of equals wins.
+// up to four letters, two up to eight, a third of the length beyond. Swapped neighbours are one edit. Of equals, the one with the
+// same first letter wins, then the first.
 func Nearest(name string, candidates []string) string {
 	if len(name) > 64 {
 		return ""
@@ -211,12 +212,15 @@ func Nearest(name string, candidates []string) string {
 	}
 	best, bestDist := "", limit+1
 	for _, c := range candidates {
-		if d := distance(name, c); d < bestDist {
+		d := distance(name, c)
+		if d < bestDist || d == bestDist && d <= limit && !sameStart(name, best) && sameStart(name, c) {
 			best, bestDist = c, d
 		}
 	}
 	return best
 }
+
+func sameStart(a, b string) bool { return a != "" && b != "" && a[0] == b[0] }
 
 // distance is the optimal string alignment distance of two short ASCII words.
 func distance(a, b string) int {

@@ -88,3 +88,6 @@ func (t *Table) paint(cell string) string {
 	}
 	return "\x1b[" + code + "m" + cell + "\x1b[0m"
 }
+
+// Len is the number of rows, the header included.
+func (t *Table) Len() int { return len(t.rows) }

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/backstay/backstay/agent/control"
+	"github.com/backstay/backstay/cmd/internal/cli"
+)
+
+func (d *device) auditCommand() *cli.Command {
+	return &cli.Command{
+		Name: "audit", Short: "read, verify and export the audit log on this device",
+		Sub: []*cli.Command{d.auditTail(), d.auditVerify(), d.auditExport()},
+	}
+}
+
+func (d *device) auditTail() *cli.Command {
+	var n int
+	var follow bool
+	return &cli.Command{
+		Name: "tail", Short: "show the newest records",
+		Flags: func(fs *flag.FlagSet) {
+			fs.IntVar(&n, "n", 20, fmt.Sprintf("`number` of records, at most %d", control.MaxTail))
+			fs.BoolVar(&follow, "follow", false, "go on showing records as they come, until interrupted; JSON gets one object per look")
+		},
+		Run: func(ctx context.Context, env *cli.Env, _ []string) error {
+			if n < 1 || n > control.MaxTail {
+				return cli.Usagef("-n must be from 1 to %d", control.MaxTail)
+			}
+			params := control.TailParams{Newest: true, Limit: n}
+			for first := true; ; first = false {
+				r, err := ask[control.Tail](ctx, d, control.MethodAuditTail, params)
+				if err != nil && ctx.Err() != nil {
+					return nil
+				}
+				if err != nil {
+					return err
+				}
+				if first || len(r.Items) > 0 {
+					if err := printTail(env, r); err != nil {
+						return err
+					}
+				}
+				if !follow {
+					return nil
+				}
+				if len(r.Items) > 0 {
+					params.From = r.Items[len(r.Items)-1].Index + 1
+				} else if first {
+					params.From = r.Size
+				}
+				params.Newest, params.Limit = false, control.MaxTail
+				select {
+				case <-ctx.Done():
+					return nil
+				case <-time.After(time.Second):
+				}
+			}
+		},
+	}
+}
+
+func printTail(env *cli.Env, r control.Tail) error {
+	if env.JSON {
+		return env.PrintJSON("backstay.audit-tail/1", r)
+	}
+	t := env.Table()
+	for _, rec := range r.Items {
+		text := rec.Message
+		if rec.Shed {
+			text = "body dropped for lack of space, hash kept"
+		}
+		t.Row(rec.Index, when(rec.Time), or(rec.Severity, "-"), or(rec.Code, "-"), or(rec.Outcome, "-"), text)
+	}
+	return t.Flush()
+}
+
+func (d *device) auditVerify() *cli.Command {
+	return &cli.Command{
+		Name: "verify", Short: "recompute the whole log on this device and compare it with the signed heads",
+		Long: `Ends with code 6 when a record is altered, missing or moved. This is the device's word about itself; for a verdict
+that does not trust the device, export the log and run ` + "`backstayctl audit verify`.",
+		Run: func(ctx context.Context, env *cli.Env, _ []string) error {
+			r, err := ask[control.AuditReport](ctx, d, control.MethodAuditVerify, nil)
+			if err != nil {
+				return err
+			}
+			return printReport(env, r)
+		},
+	}
+}
+
+func printReport(env *cli.Env, r control.AuditReport) error {
+	failed := cli.Findings("the audit log cannot be believed", "backstay audit export FILE, and give the file to whoever collects the log")
+	if r.Bad != nil {
+		failed.Why = fmt.Sprintf("records %d to %d: %s", r.Bad.First, r.Bad.Last, reason(r.Bad.Code, r.Bad.Why))
+	}
+	if env.JSON {
+		if err := env.PrintJSON("backstay.audit-verify/1", r); err != nil || r.OK {
+			return err
+		}
+		return failed.Quiet()
+	}
+	t := env.Table()
+	t.Row("log", r.Origin)
+	t.Row("records", fmt.Sprintf("%d to %d", r.First, max(r.Size, 1)-1), when(r.FirstAt)+" to "+when(r.LastAt))
+	t.Row("signed head", fmt.Sprintf("covers %d, root %s", r.Size-min(r.Size, r.Unsigned), or(r.Root, "-")))
+	t.Row("losses", fmt.Sprintf("%d bodies dropped, %d gaps reported", r.Shed, r.Gaps))
+	for _, name := range r.Receipts {
+		t.Row("receipt", name)
+	}
+	if r.OK {
+		t.Row("result", "verified")
+	}
+	if err := t.Flush(); err != nil || r.OK {
+		return err
+	}
+	return failed
+}
+
+func (d *device) auditExport() *cli.Command {
+	return &cli.Command{
+		Name: "export", Args: "FILE", Short: "write the log as evidence into a new file; - is standard output",
+		Long: "The file can be verified without this device: backstayctl audit verify FILE. A broken-off export leaves no file.",
+		Run: func(ctx context.Context, env *cli.Env, args []string) error {
+			if args[0] == "-" {
+				if cli.Terminal(env.Stdout) {
+					return cli.Usagef("refusing to write the whole log to a terminal; name a file or redirect the output")
+				}
+				return d.stream(ctx, control.MethodAuditExport, env.Stdout)
+			}
+			return d.exportFile(ctx, env, args[0])
+		},
+	}
+}
+
+// exportFile writes the export beside its name and renames it when it is whole, so that half an export is never taken for one.
+func (d *device) exportFile(ctx context.Context, env *cli.Env, name string) (err error) {
+	if _, err := os.Lstat(name); err == nil {
+		return &cli.Error{Exit: cli.ExitFailed, Code: "exists", What: "write export: " + name + " exists", Next: "name a new file"}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("write export: %w", err)
+	}
+	tmp, err := os.CreateTemp(filepath.Dir(name), ".backstay-export-*")
+	if err != nil {
+		return fmt.Errorf("write export: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			tmp.Close()
+			os.Remove(tmp.Name())
+		}
+	}()
+	if err := d.stream(ctx, control.MethodAuditExport, tmp); err != nil {
+		return err
+	}
+	if err := errors.Join(tmp.Sync(), tmp.Close()); err != nil {
+		return fmt.Errorf("write export: %w", err)
+	}
+	if err := os.Link(tmp.Name(), name); err != nil { // unlike rename, link does not replace a file that came meanwhile
+		return fmt.Errorf("write export: %w", err)
+	}
+	if err := os.Remove(tmp.Name()); err != nil {
+		return fmt.Errorf("write export: %w", err)
+	}
+	return printDone(env, control.Done{What: "wrote " + name})
+}
