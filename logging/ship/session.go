@@ -57,7 +57,7 @@ func (s *Shipper) await(ctx context.Context, lost, changed <-chan struct{}) erro
 	if len(s.flying) > 0 {
 		puback = s.flying[0]
 	}
-	timer := time.NewTimer(min(s.resendIn(), s.stallIn()))
+	timer := time.NewTimer(min(s.resendIn(), s.stallIn(), s.signIn()))
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
@@ -85,6 +85,7 @@ func (s *Shipper) await(ctx context.Context, lost, changed <-chan struct{}) erro
 
 // fill hands over batches while the window is open.
 func (s *Shipper) fill(ctx context.Context, lost <-chan struct{}) error {
+	s.unsigned = false
 	for s.cursor.Wants() {
 		select {
 		case <-lost:
@@ -95,7 +96,10 @@ func (s *Shipper) fill(ctx context.Context, lost <-chan struct{}) error {
 		if err != nil {
 			return fmt.Errorf("read batch at record %d: %w", s.cursor.Sent, err)
 		}
-		if b.Origin != s.origin || b.Start != s.cursor.Sent || len(b.Leaves) == 0 {
+		if s.unsigned = len(b.Leaves) == 0; s.unsigned {
+			return nil
+		}
+		if b.Origin != s.origin || b.Start != s.cursor.Sent {
 			return fmt.Errorf("read batch at record %d: log changed meanwhile: %w", s.cursor.Sent, logging.ErrRetry)
 		}
 		wire, err := s.enc.Encode(b)
@@ -151,7 +155,7 @@ func (s *Shipper) receipt(ctx context.Context, note []byte) error {
 			code = r.Code
 		}
 		s.refuse(code, err.Error())
-		return nil
+		return nil // the log may have begun a new epoch because of it: refresh sees that
 	}
 	if err != nil {
 		return fmt.Errorf("store receipt: %w", err)
@@ -178,7 +182,11 @@ func (s *Shipper) refuse(code, why string) {
 		return
 	}
 	s.refused[code] = true
-	s.cfg.Emit("delivery.refused", slog.String("reason", code), slog.String("message", why))
+	event := "delivery.refused"
+	if code == logging.CodeForked {
+		event = "delivery.equivocation" // a listed key signed another root for a size of this log
+	}
+	s.cfg.Emit(event, slog.String("reason", code), slog.String("message", why))
 }
 
 // refresh takes the numbers of the log over. A new epoch starts the cursor anew.

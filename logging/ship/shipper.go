@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/backstay/backstay/logging"
+	"github.com/backstay/backstay/logging/spool"
 )
 
 // State is what a log knows about itself, all of it durable.
@@ -28,8 +29,9 @@ type Log interface {
 	State(ctx context.Context) (State, error)
 
 	// Batch returns records from index from on, about logging.TargetLeaves or logging.TargetInflated of them, and a checkpoint
-	// that covers exactly up to their end. Every record was compared with the tree before: what was altered on flash is not
-	// sent. from must be within [Pruned, Size).
+	// that covers exactly up to their end; or no records when none of them is signed yet. Every record was compared with the
+	// tree before: what was altered on flash is not sent. from must be within [Pruned, Size). An error may mean that the log
+	// began a new epoch; State says.
 	Batch(ctx context.Context, from uint64) (logging.Batch, error)
 
 	// Acknowledge takes a receipt note from outside. It must verify the signature, the origin, that the covered root is the
@@ -83,13 +85,13 @@ type Shipper struct {
 	origin logging.Origin
 	marks  marks
 
-	flying     []<-chan struct{} // one per batch without PUBACK, oldest first
-	resend     time.Duration     // present resend interval
-	progress   time.Time         // last time acked rose, or the backlog began
-	sentAt     time.Time         // last time a batch was handed over, a rewind happened, or acked rose
-	rang       time.Time
-	refused    map[string]bool // refusal codes already reported on this connection
-	retryAfter time.Duration
+	flying   []<-chan struct{} // one per batch without PUBACK, oldest first
+	resend   time.Duration     // present resend interval
+	progress time.Time         // last time acked rose, or the backlog began
+	sentAt   time.Time         // last time a batch was handed over, a rewind happened, or acked rose
+	rang     time.Time
+	refused  map[string]bool // refusal codes already reported on this connection
+	unsigned bool            // the log has records it could not sign yet
 
 	mu     sync.Mutex
 	status Status
@@ -137,8 +139,8 @@ func (s *Shipper) Status() Status {
 }
 
 // Run connects, ships and reconnects until ctx ends; it then closes the transport and returns nil. It returns an error only
-// when the log itself fails in a way that trying again cannot mend. While the broker is away it holds no memory and
-// tries again after a back-off with jitter, so that a fleet does not return as one wave.
+// when the log was closed or needs a person (logging.ErrSetup); everything else is tried again. While the broker is away it
+// holds no memory, and it returns after a back-off with jitter, so that a fleet does not come back as one wave.
 func (s *Shipper) Run(ctx context.Context) error {
 	defer s.cfg.Transport.Close() //nolint:errcheck // nothing is left to do with it
 	failures := 0
@@ -148,8 +150,8 @@ func (s *Shipper) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if err != nil && !errors.Is(err, errLink) && !errors.Is(err, logging.ErrRetry) {
-			return err
+		if !errors.Is(err, errLink) && (errors.Is(err, spool.ErrClosed) || errors.Is(err, logging.ErrSetup)) {
+			return fmt.Errorf("ship audit log: %w", err)
 		}
 		s.lost(err)
 		if time.Since(began) > time.Minute {

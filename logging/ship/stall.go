@@ -18,6 +18,14 @@ func (s *Shipper) resendIn() time.Duration {
 	return max(0, s.resend-time.Since(s.sentAt))
 }
 
+// signIn returns how long until the log is asked again for records it could not sign.
+func (s *Shipper) signIn() time.Duration {
+	if s.unsigned {
+		return s.cfg.ResendAfter
+	}
+	return forever
+}
+
 // stallIn returns how long until a stall is to be reported.
 func (s *Shipper) stallIn() time.Duration {
 	s.mu.Lock()
