@@ -169,7 +169,7 @@ func (a *App) leaf(ctx context.Context, cmd *Command, global *flag.FlagSet, args
 		return err
 	}
 	if err := checkArgs(cmd.Args, rest); err != nil {
-		err.Next = a.typed(env.path) + " " + strings.TrimSpace(synopsis(cmd))
+		err.Next = strings.TrimSpace(a.typed(env.path) + " " + synopsis(cmd))
 		return err
 	}
 	return cmd.Run(ctx, env, rest)

@@ -33,7 +33,11 @@ func (a *App) WriteMan(w io.Writer) {
 	}
 	fmt.Fprint(w, ".SH COMMANDS\n")
 	a.walk(func(path []string, cmd *Command) {
-		fmt.Fprintf(w, ".SS %s\n.B %s\n%s\n.PP\n%s.\n", quoted(strings.Join(path, " ")), roff(a.typed(path)), roff(synopsis(cmd)), roff(capital(cmd.Short)))
+		fmt.Fprintf(w, ".SS %s\n.B %s\n", quoted(strings.Join(path, " ")), roff(a.typed(path)))
+		if line := synopsis(cmd); line != "" {
+			fmt.Fprintln(w, roff(line))
+		}
+		fmt.Fprintf(w, ".PP\n%s.\n", roff(capital(cmd.Short)))
 		manText(w, cmd.Long)
 		own := flag.NewFlagSet("", flag.ContinueOnError)
 		if cmd.Flags != nil {
@@ -52,6 +56,10 @@ func (a *App) WriteMan(w io.Writer) {
 
 // manText writes paragraphs; lines indented by two blanks are shown as they are.
 func manText(w io.Writer, text string) {
+	if text == "" {
+		return
+	}
+	fmt.Fprint(w, ".PP\n")
 	literal := false
 	for _, line := range strings.Split(strings.TrimSpace(text), "\n") {
 		indented := strings.HasPrefix(line, "  ")
