@@ -5,9 +5,9 @@ package store
 import (
 	"encoding/json"
 	"fmt"
-	"time"
 
 	"github.com/backstay/backstay/update"
+	"github.com/backstay/backstay/update/trust"
 )
 
 // Load returns the saved update job, the zero Job when there is none. It implements update.Journal.
@@ -29,16 +29,16 @@ func (d *DB) SaveIdentity(b []byte) error { return d.identity().save(b) }
 
 func (d *DB) identity() cell { return cell{d, bucketIdentity, []byte("state")} }
 
-// LoadTimeFloor returns the latest authenticated lower bound of the time, the zero time when there is none.
-func (d *DB) LoadTimeFloor() (time.Time, error) {
-	var t time.Time
-	return t, d.timeFloor().loadJSON(&t)
+// LoadTrust returns the trusted update metadata with its floors, the zero State when there is none. It implements trust.Store.
+func (d *DB) LoadTrust() (trust.State, error) {
+	var s trust.State
+	return s, d.trust().loadJSON(&s)
 }
 
-// SaveTimeFloor replaces it.
-func (d *DB) SaveTimeFloor(t time.Time) error { return d.timeFloor().saveJSON(t.UTC()) }
+// SaveTrust replaces it in one transaction; it is durable when SaveTrust returns nil. It implements trust.Store.
+func (d *DB) SaveTrust(s trust.State) error { return d.trust().saveJSON(s) }
 
-func (d *DB) timeFloor() cell { return cell{d, bucketTime, []byte("floor")} }
+func (d *DB) trust() cell { return cell{d, bucketTrust, []byte("state")} }
 
 func (c cell) loadJSON(v any) error {
 	b, err := c.load()

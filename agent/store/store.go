@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package store owns state.db, the one file in which the agent remembers what it must not forget: trusted update metadata
-// with its version floors, the update job and its history, the identity pointers, and the lower bound of time.
+// with its version floors and the time it was signed, the update job and its history, and the identity pointers.
 //
 // Each pillar declares the interface it needs; this package implements it over typed cells of one bbolt database, so that
 // everything a pillar saves in one call becomes durable in one transaction or not at all. The audit log is in a file of its
@@ -47,7 +47,6 @@ var (
 	bucketTrust    = []byte("trust")    // since 1: state
 	bucketUpdate   = []byte("update")   // since 1: job
 	bucketIdentity = []byte("identity") // since 1: state
-	bucketTime     = []byte("time")     // since 1: floor
 	keySchema      = []byte("schema")
 )
 
@@ -87,7 +86,7 @@ func create(path string) error {
 		return err
 	}
 	err = b.Update(func(tx *bbolt.Tx) error {
-		for _, name := range [][]byte{bucketMeta, bucketTrust, bucketUpdate, bucketIdentity, bucketTime} {
+		for _, name := range [][]byte{bucketMeta, bucketTrust, bucketUpdate, bucketIdentity} {
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 				return err
 			}

@@ -1,0 +1,277 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+
+	"github.com/backstay/backstay/agent/control"
+	"github.com/backstay/backstay/configs"
+	"github.com/backstay/backstay/identity"
+	"github.com/backstay/backstay/logging"
+	"github.com/backstay/backstay/update"
+)
+
+// controlServer answers the local commands. A refused caller and every command that changes something are audit records.
+func (a *agent) controlServer() *control.Server {
+	return &control.Server{
+		Handler: a.handlers(), AllowUIDs: a.cfg.Control.AllowUIDs, Classify: classify, Log: a.logger,
+		Denied: func(c control.Caller, call string) {
+			a.recorder.emit("control.refused", slog.String("call", call), slog.Int("uid", c.UID), slog.Int("pid", c.PID))
+		},
+	}
+}
+
+func (a *agent) handlers() control.Handler {
+	h := control.Handler{
+		control.MethodStatus: read(func(context.Context) (control.Status, error) { return a.status(), nil }),
+
+		control.MethodIdentityShow:   read(func(context.Context) (control.Identity, error) { return a.identityStatus(), nil }),
+		control.MethodIdentityEnroll: command(a, control.MethodIdentityEnroll, a.certify((*identity.Identity).Enroll)),
+		control.MethodIdentityRenew:  command(a, control.MethodIdentityRenew, a.certify((*identity.Identity).Renew)),
+
+		control.MethodAuditTail:   control.Typed(a.tail),
+		control.MethodAuditVerify: read(a.verifyLog),
+		control.MethodAuditExport: read(func(ctx context.Context) (control.Stream, error) {
+			return func(w io.Writer) error { return a.log.Export(ctx, w) }, nil
+		}),
+	}
+	if a.guard != nil {
+		h[control.MethodBaselineCheck] = read(a.baselineCheck)
+		h[control.MethodBaselineApply] = control.Typed(a.baselineApply)
+		h[control.MethodBaselineExplain] = control.Typed(a.baselineExplain)
+	}
+	if a.updater != nil {
+		h[control.MethodUpdateCheck] = read(a.updateCheck)
+		h[control.MethodUpdateInstall] = command(a, control.MethodUpdateInstall, a.updateInstall)
+		h[control.MethodUpdateHistory] = read(a.updateHistory)
+		h[control.MethodUpdateCancel] = command(a, control.MethodUpdateCancel, a.updateCancel)
+		h[control.MethodSlotList] = read(a.slotList)
+		h[control.MethodSlotMarkGood] = command(a, control.MethodSlotMarkGood, a.mark(update.Good))
+		h[control.MethodSlotMarkBad] = command(a, control.MethodSlotMarkBad, a.mark(update.Bad))
+		h[control.MethodSlotRollback] = command(a, control.MethodSlotRollback, a.rollback)
+	}
+	return h
+}
+
+// read is a call without parameters that changes nothing.
+func read[R any](f func(context.Context) (R, error)) control.Method {
+	return control.Typed(func(ctx context.Context, _ control.None) (R, error) { return f(ctx) })
+}
+
+// command is a call without parameters that changes the device: it leaves a record of who asked, before it acts.
+func command[R any](a *agent, name string, f func(context.Context) (R, error)) control.Method {
+	return read(func(ctx context.Context) (R, error) {
+		a.recordCommand(ctx, name)
+		return f(ctx)
+	})
+}
+
+func (a *agent) recordCommand(ctx context.Context, name string, attrs ...slog.Attr) {
+	c, _ := control.CallerOf(ctx)
+	a.recorder.emit("control.command", append([]slog.Attr{
+		slog.String("call", name), slog.String("subject", fmt.Sprintf("uid %d", c.UID)), slog.Int("pid", c.PID)}, attrs...)...)
+}
+
+func (a *agent) certify(f func(*identity.Identity, context.Context) error) func(context.Context) (control.Identity, error) {
+	return func(ctx context.Context) (control.Identity, error) {
+		if err := f(a.identity, ctx); err != nil {
+			return control.Identity{}, err
+		}
+		kick(a.identityKick) // the loop opens the gate and computes its next time
+		return a.identityStatus(), nil
+	}
+}
+
+func kick(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}
+
+func (a *agent) tail(ctx context.Context, p control.TailParams) (control.Tail, error) {
+	size := a.log.Size()
+	limit := uint64(min(max(p.Limit, 1), control.MaxTail))
+	from := p.From
+	if p.Newest {
+		from = size - min(size, limit)
+	}
+	out := control.Tail{Size: size}
+	from = max(from, a.log.State().Pruned)
+	if from >= size {
+		return out, nil
+	}
+	for leaf, err := range a.log.From(ctx, from) {
+		if err != nil {
+			return out, err
+		}
+		out.Items = append(out.Items, record(leaf))
+		if uint64(len(out.Items)) == limit {
+			break
+		}
+	}
+	return out, nil
+}
+
+func record(leaf logging.Leaf) control.Record {
+	out := control.Record{Index: leaf.Index, Shed: leaf.Shed()}
+	if out.Shed {
+		return out
+	}
+	r, err := logging.DecodeLeaf(leaf.Body)
+	if err != nil {
+		out.Message = err.Error()
+		return out
+	}
+	out.Time, out.Code, out.Severity, out.Outcome = r.Event.Time, r.Event.Code, r.Event.Severity.String(), r.Event.Outcome.String()
+	out.Message = r.Event.Message
+	return out
+}
+
+func (a *agent) verifyLog(ctx context.Context) (control.AuditReport, error) {
+	if err := a.log.Flush(ctx); err != nil {
+		return control.AuditReport{}, err
+	}
+	r, err := a.log.Verify(ctx)
+	out := control.AuditReport{
+		OK: err == nil, Origin: r.Origin, First: r.First, Size: r.Size, Root: r.Root, Gaps: uint64(len(r.Gaps)), Unsigned: r.Unsigned,
+		FirstAt: r.FirstTime, LastAt: r.LastTime,
+	}
+	for _, s := range r.Shed {
+		out.Shed += s.Last - s.First + 1
+	}
+	for _, k := range r.Receipts {
+		out.Receipts = append(out.Receipts, k.Key)
+	}
+	refusal, ok := errors.AsType[*logging.Refusal](err)
+	if !ok {
+		return out, err
+	}
+	out.Bad = &control.BadRange{Code: refusal.Code, Why: refusal.Error()}
+	if r.Bad != nil {
+		out.Bad.First, out.Bad.Last = r.Bad.First, r.Bad.Last
+	}
+	return out, nil
+}
+
+func (a *agent) baselineCheck(ctx context.Context) (control.Findings, error) {
+	r, err := a.guard.check(ctx)
+	return findings(a.guard.profiles, r), err
+}
+
+func (a *agent) baselineApply(ctx context.Context, p control.ApplyParams) (control.Findings, error) {
+	if !p.DryRun {
+		a.recordCommand(ctx, control.MethodBaselineApply, slog.Any("rules", p.Rules))
+	}
+	r, err := a.guard.apply(ctx, p.Rules, p.DryRun)
+	return findings(a.guard.profiles, r), err
+}
+
+func (a *agent) baselineExplain(_ context.Context, p control.RuleParams) (control.Rule, error) {
+	r, _, err := a.guard.engine.Explain(p.Rule)
+	if err != nil {
+		return control.Rule{}, err
+	}
+	out := control.Rule{
+		ID: r.ID, Title: r.Title, Why: r.Why, Severity: string(r.Severity), Kind: r.Kind, Target: text(r.Target), Want: text(r.Want),
+		Fix: string(r.Fix), Refs: r.Refs, Profile: a.guard.engine.Policy.ID,
+	}
+	report := a.guard.report()
+	if i := slices.IndexFunc(report.Findings, func(f configs.Finding) bool { return f.Rule == r.ID }); i >= 0 {
+		f := finding(report.Findings[i])
+		out.Finding = &f
+	}
+	return out, nil
+}
+
+// text shows a rule's parameter as its author wrote it.
+func text(v any) string {
+	switch v := v.(type) {
+	case string:
+		return v
+	case json.RawMessage:
+		return string(v)
+	}
+	b, _ := json.Marshal(v)
+	return string(b)
+}
+
+func (a *agent) updateCheck(ctx context.Context) (control.UpdateCheck, error) {
+	out := control.UpdateCheck{Current: a.recorder.firmware}
+	r, err := a.updater.check(ctx)
+	if err == nil && r != nil {
+		out.Release = release(*r)
+	}
+	return out, err
+}
+
+func (a *agent) updateInstall(ctx context.Context) (control.UpdateCheck, error) {
+	out, err := a.updateCheck(ctx)
+	if err == nil && out.Release != nil {
+		a.updater.ring()
+		out.Started = true
+	}
+	return out, err
+}
+
+func (a *agent) updateCancel(context.Context) (control.Done, error) {
+	return control.Done{What: "update cancelled"}, a.updater.machine.Cancel()
+}
+
+func (a *agent) mark(v update.Verdict) func(context.Context) (control.Done, error) {
+	return func(ctx context.Context) (control.Done, error) {
+		if err := a.updater.machine.Mark(ctx, v); err != nil {
+			return control.Done{}, err
+		}
+		a.updater.ring()
+		return control.Done{What: "running slot marked " + string(v), Reboot: v == update.Bad}, nil
+	}
+}
+
+func (a *agent) rollback(ctx context.Context) (control.Done, error) {
+	if err := a.updater.machine.Rollback(ctx); err != nil {
+		return control.Done{}, err
+	}
+	a.updater.ring()
+	return control.Done{What: "going back to the other slot", Reboot: true}, nil
+}
+
+func (a *agent) updateHistory(context.Context) (control.History, error) {
+	s := a.updater.machine.Status()
+	var out control.History
+	for _, o := range slices.Backward(s.History) {
+		line := control.Outcome{Result: string(o.Result), Version: o.Version, Slot: string(o.Slot), Began: o.Began, Ended: o.Ended}
+		if o.Fail != nil {
+			line.Code, line.Why = o.Fail.Code, o.Fail.Why
+		}
+		out.Items = append(out.Items, line)
+	}
+	for _, q := range s.Quarantine {
+		out.Quarantine = append(out.Quarantine, control.Quarantine{
+			Version: q.Version, SHA256: hex.EncodeToString(q.SHA256[:]), Attempts: q.Attempts, NotBefore: q.NotBefore, Never: q.Never, Why: q.Why})
+	}
+	return out, nil
+}
+
+func (a *agent) slotList(context.Context) (control.Slots, error) {
+	s := a.updater.machine.Status()
+	var out control.Slots
+	for _, name := range a.updater.machine.Names {
+		c := a.cfg.Slots[string(name)]
+		line := control.Slot{Name: string(name), Kind: c.Kind, Path: c.Path, Booted: s.Booted == name, Primary: s.Boot.Primary == name,
+			Left: s.Boot.Left[name]}
+		if img, known := s.Images[name]; known {
+			line.Version, line.Counter = img.Version, img.Counter
+		}
+		out.Items = append(out.Items, line)
+	}
+	return out, nil
+}

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"time"
+)
+
+// looking is the longest the identity loop sleeps: the clock may be set meanwhile, and a sleep does not notice.
+const looking = time.Minute
+
+// keepIdentity enrols the device and renews its certificate for as long as ctx lasts.
+func (a *agent) keepIdentity(ctx context.Context) {
+	for {
+		if a.identity.Due(a.clock.Now()) {
+			if err := a.identity.Maintain(ctx); err != nil && ctx.Err() == nil {
+				a.logger.Warn("certificate", "err", err)
+			}
+			if a.enrolled() {
+				a.owned.open()
+			}
+		}
+		wait := looking
+		if at := a.identity.NextDue(a.clock.Now()); !at.IsZero() {
+			wait = min(max(at.Sub(a.clock.Now()), time.Second), looking)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-a.identityKick:
+		case <-time.After(wait):
+		}
+	}
+}
+
+// enrolled reports whether there is a certificate to present.
+func (a *agent) enrolled() bool { return a.identity.Status().Certificate != nil }
+
+// gate is closed until open is called; then everyone passes.
+type gate struct{ ch chan struct{} }
+
+func newGate() gate { return gate{make(chan struct{})} }
+
+// open may be called more than once, from one goroutine.
+func (g gate) open() {
+	select {
+	case <-g.ch:
+	default:
+		close(g.ch)
+	}
+}
+
+func (g gate) wait(ctx context.Context) bool {
+	select {
+	case <-g.ch:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

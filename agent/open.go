@@ -1,0 +1,319 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/backstay/backstay/agent/config"
+	"github.com/backstay/backstay/agent/store"
+	"github.com/backstay/backstay/configs"
+	"github.com/backstay/backstay/identity"
+	"github.com/backstay/backstay/identity/est"
+	"github.com/backstay/backstay/identity/keys"
+	"github.com/backstay/backstay/logging"
+	"github.com/backstay/backstay/logging/ship"
+	"github.com/backstay/backstay/logging/spool"
+	"github.com/backstay/backstay/update"
+	"github.com/backstay/backstay/update/boot"
+	"github.com/backstay/backstay/update/floor"
+	"github.com/backstay/backstay/update/slot"
+	"github.com/backstay/backstay/update/trust"
+)
+
+// openStore opens state.db. A database that cannot be read is put aside: what it held can be had again, by enrolling and by
+// fetching metadata, and the rollback floor is not in it.
+func (a *agent) openStore() error {
+	path := filepath.Join(a.cfg.StateDir, "state.db")
+	db, err := store.Open(path)
+	if errors.Is(err, store.ErrCorrupt) {
+		a.recorder.emit("state.lost", slog.String("severity", "high"), slog.String("why", err.Error()))
+		if err := os.Rename(path, path+".corrupt"); err != nil {
+			return fmt.Errorf("put state database aside: %w", err)
+		}
+		db, err = store.Open(path)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", update.ErrSetup, err)
+	}
+	a.store = db
+	known, err := db.LoadTrust()
+	if err != nil {
+		return err
+	}
+	a.clock.Raise(known.Issued)
+	return nil
+}
+
+func (a *agent) openIdentity(ctx context.Context) error {
+	id, err := OpenIdentity(a.cfg, a.store, a.clock, a.recorder.emit)
+	if err != nil {
+		return err
+	}
+	if err := id.Born(ctx); err != nil {
+		return err
+	}
+	a.identity = id
+	if a.enrolled() {
+		a.owned.open()
+	}
+	return nil
+}
+
+// OpenIdentity opens the identity a configuration describes. The factory step uses it without the rest of the agent.
+func OpenIdentity(cfg *config.Config, state identity.State, clock *Clock, emit identity.Emit) (*identity.Identity, error) {
+	anchors := x509.NewCertPool()
+	if cfg.Server.CAFile != "" {
+		pem, err := os.ReadFile(cfg.Server.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("read server.ca_file: %w: %w", identity.ErrSetup, err)
+		}
+		if !anchors.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("read server.ca_file %s: %w: no certificate in it", cfg.Server.CAFile, identity.ErrSetup)
+		}
+	}
+	files, err := keys.File(filepath.Join(cfg.StateDir, "keys"), keys.Options{Now: clock.Now})
+	if err != nil {
+		return nil, err
+	}
+	c := identity.Config{
+		Keys: files, State: state, Anchors: anchors, Now: clock.Now, ClockLate: clock.Late, Emit: emit,
+		Serial: serial(cfg.Product.SerialFile), RenewAfter: cfg.Identity.RenewAfter.Std(),
+	}
+	if cfg.Identity.ESTURL != "" {
+		client, err := est.New(cfg.Identity.ESTURL, &tls.Config{RootCAs: anchors, Time: clock.Now, MinVersion: tls.VersionTLS12})
+		if err != nil {
+			return nil, fmt.Errorf("%w: identity.est_url: %w", identity.ErrSetup, err)
+		}
+		client.Now = clock.Now
+		c.Enroller = client
+	}
+	if cfg.HasUpdate() {
+		c.Prove = func(ctx context.Context, t *tls.Config) error { return prove(ctx, t, cfg.Update.MetadataURL) }
+	}
+	return identity.Open(c)
+}
+
+// prove uses a new certificate where it will be needed: any answer of the repository will do, a refused handshake will not.
+func prove(ctx context.Context, t *tls.Config, url string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodHead, strings.TrimRight(url, "/")+"/timestamp.json", nil)
+	if err != nil {
+		return err
+	}
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: t, DisableKeepAlives: true}, Timeout: time.Minute}
+	resp, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	return resp.Body.Close()
+}
+
+// serial reads the number on the label. "" when there is none: it is reported, and decides nothing.
+func serial(path string) string {
+	if path == "" {
+		return ""
+	}
+	b, _ := os.ReadFile(path)
+	return strings.Trim(string(b[:min(len(b), 64)]), "\x00 \r\n\t")
+}
+
+func (a *agent) openLog() error {
+	policy, err := logging.NewPolicy(a.cfg.Audit.ReceiptKeys, a.cfg.Audit.Quorum)
+	if err != nil {
+		return fmt.Errorf("audit.receipt_keys: %w", err)
+	}
+	a.log, err = spool.Open(spool.Config{
+		Dir: filepath.Join(a.cfg.StateDir, "audit"), Key: a.identity.Birth(), Policy: policy,
+		Capacity: int64(a.cfg.Audit.CapacityMiB) << 20, Now: a.clock.Now, Stamp: a.recorder.stamp,
+	})
+	if err != nil {
+		return err
+	}
+	a.policy = policy
+	a.recorder.start(a.log)
+	a.recorder.emit("agent.start", slog.String("version", a.opt.Version), slog.String("key_class", string(a.identity.Birth().Class())))
+	return nil
+}
+
+func (a *agent) openShipper() {
+	if a.cfg.Audit.Broker == "" {
+		return
+	}
+	device := a.identity.ID()
+	transport, err := ship.NewMQTT(ship.MQTTConfig{
+		Broker: a.cfg.Audit.Broker, ClientID: device, TLS: a.identity.TLS(), Filters: ship.Filters(device),
+	})
+	if err == nil {
+		a.shipper, err = ship.New(ship.Config{
+			Log: shipLog{a.log, a.policy}, Transport: transport, Device: device, Emit: a.recorder.emit, Logger: a.logger,
+			Doorbell: func() {
+				if a.updater != nil {
+					a.updater.ring()
+				}
+			},
+		})
+	}
+	if err != nil {
+		a.part("audit shipping", err)
+	}
+}
+
+func (a *agent) openBaseline() {
+	if len(a.cfg.Baseline.Profiles) == 0 {
+		return
+	}
+	policy, err := configs.Load(a.cfg.Baseline.Profiles...)
+	if err != nil {
+		a.part("baseline", err)
+		return
+	}
+	root, err := os.OpenRoot(a.cfg.Baseline.Root)
+	if err != nil {
+		a.part("baseline", err)
+		return
+	}
+	engine := &configs.Engine{
+		Root: root, Policy: policy, Live: a.cfg.Baseline.Root == "/", Emit: a.recorder.emit, Now: a.clock.Now,
+		StateDir: filepath.Join(a.cfg.StateDir, "baseline"),
+	}
+	if _, err := engine.Recover(context.Background()); err != nil {
+		a.part("baseline", err)
+	}
+	a.guard = &guard{
+		profiles: a.cfg.Baseline.Profiles, enforce: a.cfg.Baseline.Enforce, period: a.cfg.Baseline.Period.Std(),
+		logger: a.logger, engine: engine,
+	}
+}
+
+func (a *agent) openUpdater() {
+	if !a.cfg.HasUpdate() {
+		return
+	}
+	if err := a.tryOpenUpdater(); err != nil {
+		a.part("update", err)
+	}
+}
+
+func (a *agent) tryOpenUpdater() error {
+	root, err := os.ReadFile(a.cfg.Update.RootFile)
+	if err != nil {
+		return fmt.Errorf("read update.root_file: %w: %w", update.ErrSetup, err)
+	}
+	client, err := trust.New(trust.Config{
+		FactoryRoot: root, MetadataURL: a.cfg.Update.MetadataURL, TargetsURL: a.cfg.Update.TargetsURL,
+		HTTP:  &http.Client{Transport: trust.NewTransport(a.identity.TLS())},
+		Store: trustStore{a.store, a.clock}, Now: a.clock.Now, Emit: a.recorder.emit,
+	})
+	if err != nil {
+		return err
+	}
+	names, slots, err := openSlots(a.cfg)
+	if err != nil {
+		return err
+	}
+	loader, err := openBoot(a.cfg, names)
+	if err != nil {
+		return err
+	}
+	floorFile, err := floor.Open(floor.Config{Dir: a.cfg.StateDir})
+	if err != nil {
+		return err
+	}
+	checks := health{checks: a.cfg.Update.Health, connected: a.connected, worst: a.worst}
+	a.updater = &updater{
+		poll: a.cfg.Update.Poll.Std(), logger: a.logger, wake: make(chan struct{}, 1),
+		machine: &update.Machine{
+			Source: trust.NewSource(client, a.device(floorFile)),
+			Slots:  slots, Boot: loader, Floor: floorFile, Journal: a.store,
+			Health: checks.run, Reboot: a.restart, Emit: a.recorder.emit, Now: a.clock.Now,
+			BootID: func() string { return a.recorder.bootID },
+			Names:  names, Attempts: a.cfg.Update.Attempts, TrialTimeout: a.cfg.Update.TrialTimeout.Std(),
+		},
+	}
+	return nil
+}
+
+// trustStore raises the clock with every newer time that verified metadata was signed at.
+type trustStore struct {
+	*store.DB
+	clock *Clock
+}
+
+func (t trustStore) SaveTrust(s trust.State) error {
+	if err := t.DB.SaveTrust(s); err != nil {
+		return err
+	}
+	t.clock.Raise(s.Issued)
+	return nil
+}
+
+func openSlots(cfg *config.Config) (names [2]update.SlotID, set *slot.Set, err error) {
+	if len(cfg.Slots) != 2 {
+		return names, nil, fmt.Errorf("slots: %w: %d configured, an update needs two", update.ErrSetup, len(cfg.Slots))
+	}
+	c := slot.Config{Slots: map[update.SlotID]slot.Device{}, Cmdline: cfg.Booted.Cmdline, Key: cfg.Booted.Key}
+	var ids []update.SlotID
+	for name, s := range cfg.Slots {
+		ids = append(ids, update.SlotID(name))
+		c.Slots[update.SlotID(name)] = slot.Device{Kind: s.Kind, Path: s.Path}
+	}
+	slices.Sort(ids)
+	set, err = slot.Open(c)
+	return [2]update.SlotID{ids[0], ids[1]}, set, err
+}
+
+func openBoot(cfg *config.Config, names [2]update.SlotID) (update.Bootloader, error) {
+	env, err := boot.ReadConfig(cfg.Boot.FWEnvConfig)
+	if err != nil {
+		return nil, err
+	}
+	return boot.Open(boot.Options{Env: env, Convention: cfg.Boot.Convention, Slots: names[:], Attempts: cfg.Update.Attempts})
+}
+
+// device is what this device knows about itself when it asks for a release.
+func (a *agent) device(f update.Floor) func(context.Context) (update.Device, error) {
+	return func(context.Context) (update.Device, error) {
+		v, err := f.Get()
+		return update.Device{
+			ID: a.identity.ID(), Product: a.cfg.Product.Name, Compatible: a.cfg.Product.Compatible,
+			Version: a.recorder.firmware, Agent: a.opt.Version, Floor: v,
+		}, err
+	}
+}
+
+// restart is the machine's Reboot: the log's last records must not be in memory when the power goes.
+func (a *agent) restart(ctx context.Context, reason string) error {
+	if err := a.log.Flush(ctx); err != nil {
+		a.logger.Error("flush audit log before reboot", "err", err)
+	}
+	a.logger.Info("reboot", "reason", reason, "method", a.cfg.Reboot.Method)
+	return reboot(ctx, a.cfg.Reboot)
+}
+
+func (a *agent) connected() bool { return a.shipper != nil && a.shipper.Status().Connected }
+
+func (a *agent) worst(ctx context.Context, above string) (string, error) {
+	if a.guard == nil {
+		return "", errors.New("no baseline is configured")
+	}
+	return a.guard.worst(ctx, above)
+}
+
+// part notes that a part could not start.
+func (a *agent) part(name string, err error) {
+	a.problems.add(name, err)
+	a.logger.Error("cannot start "+name, "err", err)
+	a.recorder.emit("agent.part-failed", slog.String("severity", "high"), slog.String("outcome", "failure"),
+		slog.String("part", name), slog.String("why", err.Error()))
+}
