@@ -3,7 +3,9 @@
 package update
 
 // SetSteps makes a download take its steps after this many bytes.
-func SetSteps(m *Machine, chunk, checkpoint int64) { m.chunkSize, m.checkpointEvery = chunk, checkpoint }
+func SetSteps(m *Machine, chunk, checkpoint int64) {
+	m.chunkSize, m.checkpointEvery = chunk, checkpoint
+}
 
 // Bounds of what a job carries along.
 const (
