@@ -43,7 +43,7 @@ func Create(dir string, o Options, s Setup) (*Repo, error) {
 	}
 	r := newRepo(dir, o)
 	var err error
-	if r.lock, err = lockDir(dir); err != nil {
+	if r.lock, err = lockDir(dir, r.wait); err != nil {
 		return nil, err
 	}
 	if err := r.create(s); err != nil {
@@ -83,7 +83,7 @@ func (r *Repo) create(s Setup) error {
 	if err != nil {
 		return err
 	}
-	delegate(targets, roleAssign, "assign/*", keys)
+	delegate(targets, roleAssign, assignPaths, keys)
 
 	// The policy comes last of the plain files: with it the repository exists.
 	ignore := []byte("/keys/\n/images/\n/public/\n/lock\n.new-*\n")

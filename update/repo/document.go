@@ -32,6 +32,11 @@ const (
 // productRole is the delegated role that signs a product's images.
 func productRole(product string) string { return "product-" + product }
 
+// What the delegated roles may sign.
+const assignPaths = "assign/*"
+
+func productPaths(product string) string { return "firmware/" + product + "/*" }
+
 // issuedField is an extra signed field: when the document was signed, RFC 3339.
 // A device without a clock takes it as a lower bound of the time; plain TUF
 // clients ignore it.

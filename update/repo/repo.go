@@ -54,6 +54,10 @@ type Options struct {
 	// a token or a key service. It may return an error that is ErrNoKey.
 	OpenKey func(uri string) (crypto.Signer, error)
 
+	// Wait is how long to wait for another process to give the lock back; ten
+	// seconds if zero.
+	Wait time.Duration
+
 	// Emit receives what is also written to actions.log; may be nil.
 	Emit update.Emit
 }
@@ -66,10 +70,11 @@ type Repo struct {
 	now       func() time.Time
 	openOther func(uri string) (crypto.Signer, error)
 	emit      update.Emit
+	wait      time.Duration
 }
 
-// Open opens the repository in dir and locks it against other processes. It
-// waits ten seconds for the lock; then the error is [update.ErrRetry]. If there
+// Open opens the repository in dir and locks it against other processes. If the lock
+// is not to be had in time the error is [update.ErrRetry]. If there
 // is no repository the error is [update.ErrSetup].
 func Open(dir string, o Options) (*Repo, error) {
 	b, err := readLimited(filepath.Join(dir, "policy.json"), 1<<20)
@@ -80,7 +85,7 @@ func Open(dir string, o Options) (*Repo, error) {
 		return nil, fmt.Errorf("open repository: %w", err)
 	}
 	r := newRepo(dir, o)
-	if r.lock, err = lockDir(dir); err != nil {
+	if r.lock, err = lockDir(dir, r.wait); err != nil {
 		return nil, err
 	}
 	// Read again: the one read before the lock may have been changed since.
@@ -95,9 +100,12 @@ func Open(dir string, o Options) (*Repo, error) {
 }
 
 func newRepo(dir string, o Options) *Repo {
-	r := &Repo{dir: dir, now: o.Now, openOther: o.OpenKey, emit: o.Emit}
+	r := &Repo{dir: dir, now: o.Now, openOther: o.OpenKey, emit: o.Emit, wait: o.Wait}
 	if r.now == nil {
 		r.now = time.Now
+	}
+	if r.wait == 0 {
+		r.wait = 10 * time.Second
 	}
 	return r
 }

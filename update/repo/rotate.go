@@ -118,10 +118,9 @@ func (r *Repo) changeKeys(d *document, c KeyChange) error {
 		return err
 	}
 	if d.targets != nil {
-		paths := "assign/*"
+		paths := assignPaths
 		if p, ok := strings.CutPrefix(c.Role, productRole("")); ok {
-			paths = update.ImagePath(p, "*")
-			paths = strings.TrimSuffix(paths, ".img")
+			paths = productPaths(p)
 		}
 		delegate(d, c.Role, paths, set)
 		return nil
@@ -178,7 +177,7 @@ func (r *Repo) AddProduct(product string, k RoleKeys) error {
 	if err != nil {
 		return err
 	}
-	delegate(t, role, "firmware/"+product+"/*", set)
+	delegate(t, role, productPaths(product), set)
 	if err := r.savePolicy(); err != nil {
 		return err
 	}

@@ -67,18 +67,7 @@ func (r *Repo) walk(ctx context.Context, factory []byte, store trust.Store, s *s
 }
 
 func walkProduct(ctx context.Context, c *trust.Client, t *trust.Trusted, product string) error {
-	info, err := t.Target(ctx, update.AssignmentPath(product))
-	if isCode(err, "unknown-target") {
-		return nil // nothing rolled out yet
-	}
-	if err != nil {
-		return err
-	}
-	b, err := c.Fetch(ctx, info, update.MaxAssignment)
-	if err != nil {
-		return err
-	}
-	a, err := update.ParseAssignment(b)
+	a, err := assignment(ctx, c, t, product)
 	if err != nil {
 		return err
 	}
@@ -137,6 +126,8 @@ type memoryStore struct{ state trust.State }
 
 func (m *memoryStore) LoadTrust() (trust.State, error) { return m.state, nil }
 func (m *memoryStore) SaveTrust(s trust.State) error   { m.state = s; return nil }
+
+// RoundTrip serves the tree from memory.
 func (s *site) RoundTrip(q *http.Request) (*http.Response, error) {
 	b, ok := s.files[strings.TrimPrefix(q.URL.Path, "/")]
 	if !ok {
@@ -151,6 +142,7 @@ func (s *site) RoundTrip(q *http.Request) (*http.Response, error) {
 // published serves a directory without a socket.
 type published string
 
+// RoundTrip serves a file below the directory and nothing outside it.
 func (p published) RoundTrip(q *http.Request) (*http.Response, error) {
 	root, err := os.OpenRoot(string(p))
 	if err != nil {
@@ -189,4 +181,46 @@ func response(q *http.Request, status int, body io.ReadCloser, length int64) *ht
 		StatusCode: status, Status: strconv.Itoa(status) + " " + http.StatusText(status), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Header: http.Header{}, Body: body, ContentLength: length, Request: q,
 	}
+}
+
+// verifyImages downloads every assigned image of a product as a device would,
+// and throws the bytes away.
+func verifyImages(ctx context.Context, c *trust.Client, t *trust.Trusted, product string) error {
+	a, err := assignment(ctx, c, t, product)
+	if err != nil {
+		return err
+	}
+	for _, e := range a.Entries {
+		image, err := t.Target(ctx, e.Path)
+		if err != nil {
+			return err
+		}
+		body, err := c.Open(ctx, image, 0)
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(io.Discard, contextReader{ctx, body})
+		body.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// assignment fetches a product's statement; the zero Assignment if nothing is
+// rolled out yet.
+func assignment(ctx context.Context, c *trust.Client, t *trust.Trusted, product string) (update.Assignment, error) {
+	info, err := t.Target(ctx, update.AssignmentPath(product))
+	if isCode(err, "unknown-target") {
+		return update.Assignment{}, nil
+	}
+	if err != nil {
+		return update.Assignment{}, err
+	}
+	b, err := c.Fetch(ctx, info, update.MaxAssignment)
+	if err != nil {
+		return update.Assignment{}, err
+	}
+	return update.ParseAssignment(b)
 }

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package repo
+
+import (
+	"github.com/backstay/backstay/update"
+)
+
+// EditAssignment lets a test sign a statement that StartRollout would refuse.
+func (r *Repo) EditAssignment(product string, edit func(*update.Assignment)) error {
+	_, err := r.editAssignment(product, "test", func(a *update.Assignment) error { edit(a); return nil })
+	return err
+}
+
+// WriteOrder is the order in which Publish writes, by group.
+func (r *Repo) WriteOrder() ([][]string, error) {
+	s, err := r.build()
+	if err != nil {
+		return nil, err
+	}
+	return s.order(), nil
+}
+
+// ParsePolicy is for the fuzz test.
+func ParsePolicy(b []byte) error {
+	_, err := parsePolicy(b)
+	return err
+}
+
+// SignatureCount is how many signatures a document in force carries.
+func (r *Repo) SignatureCount(role string) (int, error) {
+	d, err := r.current(role)
+	if err != nil {
+		return 0, err
+	}
+	return len(*d.head().sigs), nil
+}
