@@ -19,25 +19,27 @@ func nearest(name string, known []string) string {
 	return best
 }
 
-// distance is the Levenshtein distance of two short ASCII words.
+// distance is the optimal string alignment distance of two short ASCII words: swapped neighbours count as one edit.
 func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
+	before, prev, cur := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
+	for j := range prev {
+		prev[j] = j
 	}
 	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
+		cur[0] = i + 1
 		for j := range len(b) {
-			cost := diagonal
+			cost := prev[j]
 			if a[i] != b[j] {
 				cost++
 			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, diagonal+1)
+			cur[j+1] = min(cost, prev[j+1]+1, cur[j]+1)
+			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
+				cur[j+1] = min(cur[j+1], before[j-1]+1)
+			}
 		}
+		before, prev, cur = prev, cur, before
 	}
-	return row[len(b)]
+	return prev[len(b)]
 }
 
 // elsewhere returns the full path of a key that exists in another section, "" when no section has it: "poll" at the top is

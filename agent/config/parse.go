@@ -160,6 +160,8 @@ type walker struct {
 	dec  *json.Decoder
 	set  map[string]bool
 	errs []error
+
+	ended bool // a token could not be read
 }
 
 func (w *walker) fail(path, format string, args ...any) {
@@ -171,14 +173,18 @@ func (w *walker) fail(path, format string, args ...any) {
 	}
 }
 
-// token returns the next token; the grammar was checked, so an error cannot be anything but the end.
+// token returns the next token. The grammar was checked, so there is always one; should the two ever disagree, the walk ends.
 func (w *walker) token() json.Token {
 	tok, err := w.dec.Token()
-	if err != nil {
-		return nil
+	if err != nil && !w.ended {
+		w.ended = true
+		w.fail("", "read token: %s", err)
 	}
 	return tok
 }
+
+// more reports whether the object or list goes on.
+func (w *walker) more() bool { return !w.ended && w.dec.More() }
 
 // value checks the next value against t; a nil t skips it.
 func (w *walker) value(t reflect.Type, path string) {
@@ -204,7 +210,7 @@ func (w *walker) object(t reflect.Type, path string) {
 		t = nil
 	}
 	seen := map[string]bool{}
-	for w.dec.More() {
+	for w.more() {
 		key, ok := w.token().(string)
 		if !ok {
 			return
@@ -260,7 +266,7 @@ func (w *walker) list(t reflect.Type, path string) {
 			w.fail(path, "want %s, got a list", typeName(t))
 		}
 	}
-	for i := 0; w.dec.More(); i++ {
+	for i := 0; w.more(); i++ {
 		w.value(elem, path+"["+strconv.Itoa(i)+"]")
 	}
 	w.token()
