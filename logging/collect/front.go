@@ -30,7 +30,6 @@ type Inlet interface {
 // Limits of the front.
 const (
 	maxPacket      = logging.MaxBatchWire + 1024
-	connectTimeout = 10 * time.Second // TLS handshake and CONNECT together
 	maxKeepAlive   = 10 * time.Minute
 	reverify       = time.Minute
 	maxInflight    = 64
@@ -46,6 +45,8 @@ type FrontConfig struct {
 	// Verify says which device a connection belongs to. It must check the certificate itself: chain, validity, revocation. It is
 	// called after the handshake and again about once a minute while the device sends, so that a revoked device is cut off.
 	Verify func(tls.ConnectionState) (device string, err error)
+
+	ConnectTimeout time.Duration // TLS handshake and CONNECT together; 10 s
 
 	MaxClients int     // connections; 10000
 	Rate       float64 // messages per second and device, in the long run; 20
@@ -73,6 +74,9 @@ func NewFront(cfg FrontConfig) (*Front, error) {
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.ConnectTimeout <= 0 {
+		cfg.ConnectTimeout = 10 * time.Second
 	}
 	if cfg.MaxClients <= 0 {
 		cfg.MaxClients = 10000
@@ -203,7 +207,7 @@ func (l *listener) serve(establish func(id string, c net.Conn) error) {
 func (l *listener) connection(conn net.Conn, establish func(id string, c net.Conn) error) {
 	log := l.front.cfg.Logger.With("remote", conn.RemoteAddr())
 	// One deadline for handshake and CONNECT; the server replaces it by the keep-alive once CONNECT is here.
-	if err := conn.SetDeadline(time.Now().Add(connectTimeout)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(l.front.cfg.ConnectTimeout)); err != nil {
 		return
 	}
 	tc := tls.Server(conn, l.front.cfg.TLS)

@@ -221,6 +221,9 @@ func (c *Collector) alarm(ctx context.Context, device, origin string, refusal er
 	case "":
 		return Result{}, refusal // not a refusal: a bug or a failing key, not the device's fault
 	}
+	if payload == nil {
+		payload = []byte{} // an empty message is evidence too
+	}
 	if err := c.raise(ctx, a, payload); err != nil {
 		return Result{}, err
 	}
