@@ -231,12 +231,25 @@ var secretMarks = [...]string{
 	"ghp_", "github_pat_", "glpat-", "xoxb-", "xoxp-", "eyj0exai", "eyjhbgci", "age-secret-key-",
 }
 
+// accessKey finds cloud access key ids: AKIA and 16 capitals or digits. The four letters alone turn up in any base64.
+func accessKey(s string) bool {
+	_, rest, ok := strings.Cut(s, "AKIA")
+	n := 0
+	for n < len(rest) && (rest[n] >= 'A' && rest[n] <= 'Z' || rest[n] >= '0' && rest[n] <= '9') {
+		n++
+	}
+	return ok && n >= 16
+}
+
 func secret(name, value string) bool {
-	name = strings.ToLower(name)
+	name = strings.ToLower(name[:min(len(name), 2*MaxAttrName)])
 	for _, s := range secretNames {
 		if strings.Contains(name, s) {
 			return true
 		}
+	}
+	if accessKey(value) {
+		return true
 	}
 	value = strings.ToLower(value)
 	for _, s := range secretMarks {

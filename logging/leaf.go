@@ -17,7 +17,7 @@ import (
 //
 // The bytes are printable ASCII and nothing else: control characters, quotes and everything beyond ASCII are \u escapes,
 // invalid UTF-8 becomes U+FFFD. No text in an event can therefore break a line, a terminal or the JSON around it. At most
-// [MaxLeaf] bytes; the caps of [Event] keep it far below.
+// [MaxLeaf] bytes: the caps of [Event] see to it, and attributes that would not fit are left out.
 func EncodeLeaf(origin Origin, index uint64, logged time.Time, e Event) []byte {
 	k := Lookup(e.Code)
 	if e.Severity == SeverityDefault || e.Severity > SeverityFatal {
@@ -121,13 +121,17 @@ func (w *jsonWriter) unmapped(e Event) {
 		w.key("attrs")
 		w.b = append(w.b, '[')
 		for i, a := range attrs {
+			if len(w.b) > MaxLeaf-2*MaxAttrValue {
+				w.cut = true
+				break
+			}
 			if i > 0 {
 				w.b = append(w.b, ',')
 			}
 			w.first = true
 			w.open("")
 			w.text("name", a.Name, MaxAttrName)
-			if secret(a.Name, a.Value) {
+			if secret(a.Name, "") {
 				w.raw("value", `"`+redacted+`"`)
 			} else {
 				w.text("value", a.Value, MaxAttrValue)
@@ -188,6 +192,10 @@ func (w *jsonWriter) optional(name, v string, limit int) {
 
 // text writes a string of at most limit bytes as encoded; the limit counts escapes, so hostile text cannot grow a leaf.
 func (w *jsonWriter) text(name, v string, limit int) {
+	// What is far beyond the limit cannot get into the leaf, and need not be searched.
+	if most := limit + MaxAttrValue; len(v) > most {
+		v, w.cut = v[:most], true
+	}
 	if secret("", v) {
 		v = redacted
 	}
