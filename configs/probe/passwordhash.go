@@ -4,7 +4,6 @@ package probe
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"strings"
 )
@@ -58,36 +57,3 @@ func passwordHashKind() Kind {
 		},
 	}
 }
-
-// passwordDict compares hashes with words that come with devices.
-type passwordDict struct {
-	words []string
-	quick int // words tried on slow schemes on a running device
-}
-
-func passwordDictKind() Kind {
-	return Kind{
-		Name: "password-dict", Target: `an account, or "*"`, Want: `{"words": [more passwords to try]}`,
-		Fix: "put * in the password field",
-		New: func(target string, want []byte) (Check, error) {
-			var w struct {
-				Words []string `json:"words"`
-			}
-			only, err := accountTarget(target)
-			if err == nil {
-				err = decodeWant(want, &w)
-			}
-			if err == nil && len(w.Words) > maxWords {
-				err = errors.New("want.words: too many, the limit is 256")
-			}
-			d := passwordDict{words: append(defaultWords(), w.Words...), quick: 8}
-			return accountCheck{only: only, lock: true, claim: "dict", good: "no default password among those tried", expect: "a password of its own, or * for none", bad: d.bad}, err
-		},
-	}
-}
-
-const maxWords = 256
-
-func (d passwordDict) bad(ctx context.Context, a account) (string, error) { return "", ctx.Err() }
-
-func defaultWords() []string { return nil }

@@ -106,6 +106,10 @@ func decodeWant(want []byte, v any) error {
 func Kinds() []Kind {
 	return []Kind{
 		emptyPasswordKind(), passwordDictKind(), passwordHashKind(), uidZeroKind(),
+		fileAbsentKind(), fileLineKind(), fileModeKind(), startFilesKind(), setuidKind(),
+		inittabKind(), consoleKind(), inetdKind(),
+		sshdKind(), dropbearKind(),
+		sysctlKind(), mountKind(), secretKind(),
 	}
 }
 

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package probe
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+)
+
+// uciFile is where OpenWrt keeps dropbear's settings; its start script makes the arguments from them.
+const uciFile = "/etc/config/dropbear"
+
+// uciSection is one "config TYPE [NAME]" of a UCI file.
+type uciSection struct {
+	line, end int // end is the last line of the section
+	kind      string
+	options   map[string]uciOption
+}
+
+type uciOption struct {
+	line  int
+	value string
+}
+
+// parseUCI reads sections and options; lists are not needed here and left out.
+func parseUCI(data []byte) []uciSection {
+	var out []uciSection
+	n := 0
+	for l := range bytes.Lines(data) {
+		n++
+		w := uciWords(string(l))
+		switch {
+		case len(w) >= 2 && w[0] == "config":
+			out = append(out, uciSection{line: n, end: n, kind: w[1], options: map[string]uciOption{}})
+		case len(w) >= 3 && w[0] == "option" && len(out) > 0:
+			s := &out[len(out)-1]
+			s.options[w[1]], s.end = uciOption{n, w[2]}, n
+		}
+	}
+	return out
+}
+
+func uciWords(s string) []string {
+	var out []string
+	var w strings.Builder
+	quote, open := rune(0), false
+	for _, c := range s {
+		switch {
+		case quote != 0 && c == quote:
+			quote = 0
+		case quote != 0:
+			w.WriteRune(c)
+		case c == '"' || c == '\'':
+			quote, open = c, true
+		case c == '#' && !open:
+			return out
+		case c == ' ' || c == '\t' || c == '\r' || c == '\n':
+			if open {
+				out = append(out, w.String())
+			}
+			w.Reset()
+			open = false
+		default:
+			w.WriteRune(c)
+			open = true
+		}
+	}
+	if open {
+		out = append(out, w.String())
+	}
+	return out
+}
+
+// uciFlag says which option gives a flag of dropbear, and the value that does. Unset options are on in OpenWrt's script,
+// GatewayPorts excepted.
+func uciFlag(flag string) (option, value string, known bool) {
+	switch flag {
+	case "-s":
+		return "PasswordAuth", "off", true
+	case "-g":
+		return "RootPasswordAuth", "off", true
+	case "-w":
+		return "RootLogin", "off", true
+	case "-j":
+		return "LocalPortForward", "off", true
+	case "-k":
+		return "RemotePortForward", "off", true
+	case "-a":
+		return "GatewayPorts", "on", true
+	}
+	return "", "", false
+}
+
+func uciOn(v string) bool {
+	return slices.Contains([]string{"1", "on", "true", "yes", "enabled"}, strings.ToLower(v))
+}
+
+// flags gives the flags that the section turns into.
+func (s uciSection) flags() map[string]bool {
+	out := map[string]bool{}
+	for _, f := range []string{"-s", "-g", "-w", "-j", "-k", "-a"} {
+		option, value, _ := uciFlag(f)
+		o, set := s.options[option]
+		on := set && uciOn(o.value) || !set && f != "-a"
+		if on == (value == "on") {
+			out[f] = true
+		}
+	}
+	return out
+}
+
+func (s uciSection) used() bool {
+	e, set := s.options["enable"]
+	return s.kind == "dropbear" && (!set || uciOn(e.value))
+}
+
+// checkUCI judges OpenWrt's settings; ok is false on other systems.
+func (c dropbearCheck) checkUCI(ctx context.Context, h *Host, s dropbearSetup) (v Verdict, ok bool) {
+	data, err := h.Read(ctx, uciFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return v, false
+	}
+	if err != nil {
+		return unknown(err), true
+	}
+	var items []Item
+	n := 0
+	for _, sec := range parseUCI(data) {
+		if !sec.used() {
+			continue
+		}
+		n++
+		for _, why := range c.bad(sec.flags(), nil) {
+			items = append(items, Item{Subject: "dropbear", Where: at(uciFile, sec.line), Observed: "settings give " + why, Expected: c.expect()})
+		}
+	}
+	if n == 0 {
+		return notApplicable(uciFile + " starts no dropbear"), true
+	}
+	v = judged(items, fmt.Sprintf("%d dropbear sections, each as wanted", n), append(s.read, uciFile)...)
+	v.Implementation = "dropbear on OpenWrt"
+	return v, true
+}
+
+func (c dropbearCheck) fixUCI(ctx context.Context, h *Host) ([]Change, error) {
+	t, err := openText(ctx, h, uciFile)
+	if err != nil {
+		return nil, err
+	}
+	for _, sec := range slices.Backward(parseUCI(t.before)) { // backward, so that line numbers stay right
+		if !sec.used() {
+			continue
+		}
+		have := sec.flags()
+		for _, f := range slices.Concat(c.Set, c.All, c.Deny) {
+			option, value, known := uciFlag(f)
+			deny := slices.Contains(c.Deny, f)
+			if !known || have[f] == !deny {
+				continue
+			}
+			have[f] = !deny
+			if deny {
+				value = map[string]string{"on": "off", "off": "on"}[value]
+			}
+			line := "\toption " + option + " '" + value + "'"
+			if o, ok := sec.options[option]; ok {
+				t.set(o.line, line)
+			} else {
+				t.insert(sec.end+1, line)
+			}
+		}
+	}
+	return t.changes(true), nil
+}
