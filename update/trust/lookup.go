@@ -110,7 +110,7 @@ func (t *Trusted) resume() error {
 	if err != nil {
 		// The next refresh takes the long way and repairs it.
 		t.c.seen = nil
-		return retry(fmt.Errorf("use stored metadata: %w", err))
+		return retry(fmt.Errorf("use stored metadata: %v", err))
 	}
 	t.s = s
 	return nil

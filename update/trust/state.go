@@ -67,12 +67,13 @@ type Authority struct {
 }
 
 // replacedBy reports whether what a signed for may no longer count: one of its
-// keys was withdrawn, or more signatures are needed than then.
+// keys was withdrawn, or more signatures are needed than then. An authority
+// without keys has signed nothing.
 func (a Authority) replacedBy(b Authority) bool {
-	if b.Threshold > a.Threshold {
-		return true
+	if len(a.Keys) == 0 {
+		return false
 	}
-	return slices.ContainsFunc(a.Keys, func(k string) bool { return !slices.Contains(b.Keys, k) })
+	return b.Threshold > a.Threshold || slices.ContainsFunc(a.Keys, func(k string) bool { return !slices.Contains(b.Keys, k) })
 }
 
 func (a Authority) equal(b Authority) bool {
@@ -107,11 +108,11 @@ func (s *session) adoptRoot() error {
 	}
 	ts, sn := authority(root, metadata.TIMESTAMP), authority(root, metadata.SNAPSHOT)
 	tsGone, snGone := f.TimestampBy.replacedBy(ts), f.SnapshotBy.replacedBy(sn)
-	if tsGone && len(f.TimestampBy.Keys) > 0 {
+	if tsGone {
 		f.Timestamp = 0
 		s.event("update.floors-lowered", "role", metadata.TIMESTAMP)
 	}
-	if snGone && len(f.SnapshotBy.Keys) > 0 {
+	if snGone {
 		f.Snapshot, f.Roles = 0, nil
 		s.event("update.floors-lowered", "role", metadata.SNAPSHOT)
 	}
@@ -119,6 +120,7 @@ func (s *session) adoptRoot() error {
 		// A thief of an online key can push x-issued into the future. The bound is
 		// earned again under the new keys.
 		s.next.Issued = time.Time{}
+		s.set.RefTime = s.c.cfg.Now().UTC()
 	}
 	if v != f.Root || !ts.equal(f.TimestampBy) || !sn.equal(f.SnapshotBy) {
 		f.Root, f.TimestampBy, f.SnapshotBy = v, ts, sn
@@ -214,4 +216,4 @@ func (s State) clone() State {
 	return s
 }
 
-func same(a, b []byte) bool { return a != nil && bytes.Equal(a, b) }
+func same(a, b []byte) bool { return len(a) > 0 && bytes.Equal(a, b) }
