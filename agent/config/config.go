@@ -134,7 +134,7 @@ type Audit struct {
 
 // Control is the local command socket.
 type Control struct {
-	Socket    string `json:"socket" default:"${run_dir}/control.sock" path:"socket" doc:"unix socket the local commands use; mode 0600" trust:"whoever can connect and is in allow_uids can install, roll back and reboot, never skip a check"`
+	Socket    string `json:"socket" default:"${run_dir}/control.sock" path:"socket" doc:"unix socket the local commands use; mode 0600, or 0666 when allow_uids names a user besides root: then the kernel's word about the caller decides" trust:"whoever can connect and is in allow_uids can install, roll back and reboot, never skip a check"`
 	AllowUIDs []int  `json:"allow_uids" default:"[0]" doc:"numeric user ids that may give commands; the kernel tells who calls"`
 }
 
