@@ -38,7 +38,7 @@ func (m *Machine) Mark(ctx context.Context, v Verdict) error {
 		return nil
 	}
 	if !m.running.TryLock() {
-		return tooLate("mark", m.snapshot().State)
+		return tooLate("mark the running image", m.snapshot().State)
 	}
 	defer m.running.Unlock()
 	job, err := m.load()
@@ -52,7 +52,7 @@ func (m *Machine) Mark(ctx context.Context, v Verdict) error {
 		job.Fail = failure(Trial, errMarkedBad)
 		return m.enter(&job, Trial, Reverting)
 	case job.State != "" && job.State != Idle:
-		return tooLate("mark", job.State)
+		return tooLate("mark the running image", job.State)
 	case v == Good:
 		return m.settle(ctx, &job)
 	default:
@@ -117,7 +117,7 @@ func (m *Machine) Cancel() error {
 		return nil
 	}
 	if !m.running.TryLock() {
-		return tooLate("cancel", m.snapshot().State)
+		return tooLate("cancel the update", m.snapshot().State)
 	}
 	defer m.running.Unlock()
 	job, err := m.load()
@@ -125,10 +125,24 @@ func (m *Machine) Cancel() error {
 		return err
 	}
 	if job.State != Downloading {
-		return tooLate("cancel", job.State)
+		return tooLate("cancel the update", job.State)
 	}
 	job.Fail = failure(Downloading, errCanceled)
 	return m.enter(&job, Downloading, Reporting)
+}
+
+// Pardon empties the quarantine, so that every release may be tried again. It is for a person who has removed the cause.
+func (m *Machine) Pardon() error {
+	if !m.running.TryLock() {
+		return tooLate("pardon releases", m.snapshot().State)
+	}
+	defer m.running.Unlock()
+	job, err := m.load()
+	if err != nil {
+		return err
+	}
+	job.Quarantine, job.Refused = nil, ""
+	return m.save(job)
 }
 
 // interrupt stops the row that runs if it is one of states.
@@ -149,7 +163,7 @@ func tooLate(what string, s State) error {
 	if s == "" {
 		s = Idle
 	}
-	return &Refusal{Code: CodeTooLate, What: what + " update", Why: "it is in state " + string(s)}
+	return &Refusal{Code: CodeTooLate, What: what, Why: "an update is in state " + string(s)}
 }
 
 // Status is what a person wants to see. It holds no secret.

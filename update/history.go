@@ -80,6 +80,9 @@ func (m *Machine) announce(job *Job, o Outcome) {
 	if o.Fail != nil {
 		why = []slog.Attr{slog.String("code", o.Fail.Code), slog.String("state", string(o.Fail.In)), slog.String("reason", o.Fail.Why)}
 	}
+	if job.Local {
+		why = append(why, slog.String("by", "local command"))
+	}
 	switch o.Result {
 	case Committed:
 		m.emit("update.committed", job, append(why, slog.Uint64("floor", job.Release.Floor))...)
@@ -104,7 +107,8 @@ func (j *Job) result() Result {
 	}
 }
 
-// punish puts the release of a failed outcome in quarantine. A canceled one only waits: it did nothing wrong.
+// punish puts the release of a failed outcome in quarantine. A canceled one only waits, it did nothing wrong; and one that
+// failed for a reason of the device's own (a full disk, a broken line) waits longer every time, but is never given up.
 func (j *Job) punish(m *Machine, o Outcome) {
 	q := Quarantined{SHA256: o.SHA256, Version: o.Version}
 	j.Quarantine = slices.DeleteFunc(j.Quarantine, func(old Quarantined) bool {
@@ -121,7 +125,7 @@ func (j *Job) punish(m *Machine, o Outcome) {
 	q.Why = o.Fail.Code
 	if o.Result != Canceled {
 		q.Attempts++
-		q.Never = q.Never || q.Attempts >= limit || o.Fail.Code == CodeMarkedBad
+		q.Never = q.Never || o.Fail.Code == CodeMarkedBad || (q.Attempts >= limit && o.Fail.Code != CodeFailed)
 	}
 	q.NotBefore = m.now().Add(m.backOff(q.Attempts))
 	j.Quarantine = lastN(append(j.Quarantine, q), maxQuarantine)

@@ -51,6 +51,7 @@ const (
 	CodeQuarantined = "quarantined"
 	CodeWrongLength = "wrong-length"
 	CodeBadHash     = "bad-hash"
+	CodeBadFloor    = "floor-above-counter"
 	CodeTooLate     = "too-late"
 	CodeNoImage     = "no-known-image"
 	CodeChanged     = "slot-changed"

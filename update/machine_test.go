@@ -238,10 +238,8 @@ func TestLength(t *testing.T) {
 	r.source.Release.Length = 0
 	r.refused(r.m.Run(t.Context()), "wrong-length")
 	r = newRig(t)
-	r.source.Release.Length = slotSize + 1
-	if err := r.m.Run(t.Context()); err == nil || errors.Is(err, update.ErrReboot) {
-		t.Errorf("an image larger than the slot: %v", err)
-	}
+	r.source.Release.Floor = 4
+	r.refused(r.m.Run(t.Context()), "floor-above-counter")
 }
 
 // TestQuarantine follows one release through its failures.
@@ -266,10 +264,28 @@ func TestQuarantine(t *testing.T) {
 	if len(r.source.Opened) != len(wait) {
 		t.Errorf("opened %d times", len(r.source.Opened))
 	}
+	r.ok(r.m.Pardon())
+	r.refused(r.m.Run(t.Context()), "bad-hash")
 	r.offer("3.1", 4, 2)
 	r.install()
 	if r.slots.Running != "B" {
 		t.Error("a new release is not installed")
+	}
+}
+
+// TestOwnFault holds that a release is not given up for what the device cannot do.
+func TestOwnFault(t *testing.T) {
+	r := newRig(t)
+	r.source.Release.Length = slotSize + 1
+	for i := range 8 {
+		if err := r.m.Run(t.Context()); err == nil {
+			t.Fatal("an image larger than the slot was installed")
+		}
+		q := r.job().Quarantine[0]
+		if wait := q.NotBefore.Sub(r.now); q.Never || wait != min(time.Hour<<i, 7*24*time.Hour) {
+			t.Fatalf("after %d failures it waits %v: %+v", i+1, wait, q)
+		}
+		r.now = q.NotBefore
 	}
 }
 

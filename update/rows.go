@@ -64,6 +64,10 @@ func (m *Machine) welcome(job *Job, booted SlotID, r Release) error {
 	if r.Length <= 0 {
 		return &Refusal{Code: CodeWrongLength, What: "release " + r.Version, Why: fmt.Sprintf("its image is %d bytes long", r.Length)}
 	}
+	if r.Floor > r.Counter {
+		return &Refusal{Code: CodeBadFloor, What: "release " + r.Version,
+			Why: fmt.Sprintf("kept, it would be below the floor %d it asks for: its own counter is %d", r.Floor, r.Counter)}
+	}
 	if err := m.permit(r); err != nil {
 		return err
 	}
