@@ -3,6 +3,8 @@
 package repo
 
 import (
+	"crypto/sha256"
+
 	"github.com/backstay/backstay/update"
 )
 
@@ -35,3 +37,6 @@ func (r *Repo) SignatureCount(role string) (int, error) {
 	}
 	return len(*d.head().sigs), nil
 }
+
+// Sum is the hex SHA-256 of a string.
+func Sum(s string) string { return hexDigest(sha256.Sum256([]byte(s))) }

@@ -89,20 +89,21 @@ func syncDir(dir string) error {
 	return nil
 }
 
-// importImage copies a stream into dir under the name of its digest. Memory
-// does not depend on the size of the image.
-func importImage(ctx context.Context, dir string, src io.Reader) (digest [32]byte, length int64, err error) {
+// importImage copies a stream into dir under the name of its digest, if accept
+// agrees once digest and length are known. Memory does not depend on the size
+// of the image.
+func importImage(ctx context.Context, dir string, src io.Reader, accept func(digest [32]byte, length int64) error) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return digest, 0, err
+		return err
 	}
 	f, err := os.CreateTemp(dir, ".new-*")
 	if err != nil {
-		return digest, 0, err
+		return err
 	}
-	defer os.Remove(f.Name())
+	defer os.Remove(f.Name()) // fails after the rename, and should
 	defer f.Close()
 	h := sha256.New()
-	length, err = io.Copy(io.MultiWriter(f, h), contextReader{ctx, src})
+	length, err := io.Copy(io.MultiWriter(f, h), contextReader{ctx, src})
 	if err == nil {
 		err = f.Chmod(0o644)
 	}
@@ -110,13 +111,16 @@ func importImage(ctx context.Context, dir string, src io.Reader) (digest [32]byt
 		err = f.Sync()
 	}
 	if err != nil {
-		return digest, 0, fmt.Errorf("store image: %w", err)
+		return fmt.Errorf("store image: %w", err)
 	}
-	h.Sum(digest[:0])
+	digest := [32]byte(h.Sum(nil))
+	if err := accept(digest, length); err != nil {
+		return err
+	}
 	if err := os.Rename(f.Name(), filepath.Join(dir, hexDigest(digest))); err != nil {
-		return digest, 0, err
+		return err
 	}
-	return digest, length, syncDir(dir)
+	return syncDir(dir)
 }
 
 // hashFile returns digest and length of a file.

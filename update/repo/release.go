@@ -97,23 +97,26 @@ func (r *Repo) Add(ctx context.Context, n NewRelease, image io.Reader) (Release,
 	if err != nil {
 		return Release{}, err
 	}
-	digest, length, err := importImage(ctx, r.imagesDir(), image)
+	path := update.ImagePath(n.Product, n.Version)
+	raw := json.RawMessage(custom)
+	entry := &metadata.TargetFiles{Custom: &raw, Path: path}
+	err = importImage(ctx, r.imagesDir(), image, func(digest [32]byte, length int64) error {
+		entry.Length, entry.Hashes = length, metadata.Hashes{"sha256": digest[:]}
+		what := "add release " + n.Version
+		old, again := past.images[path]
+		switch {
+		case length == 0:
+			return refuse("empty-image", what, "the image has no bytes")
+		case again && old.digest != digest:
+			return refuse("version-reused", what, "this version was released as sha256 %.12s, this image is %.12s; use a new version",
+				hexDigest(old.digest), hexDigest(digest))
+		case sameTarget(d.targets.Signed.Targets[path], entry):
+			return refuse("exists", what, "it is in the repository already, unchanged")
+		}
+		return nil
+	})
 	if err != nil {
 		return Release{}, err
-	}
-	what := "add release " + n.Version
-	if length == 0 {
-		return Release{}, refuse("empty-image", what, "the image has no bytes")
-	}
-	path := update.ImagePath(n.Product, n.Version)
-	if old, ok := past.images[path]; ok && old.digest != digest {
-		return Release{}, refuse("version-reused", what, "this version was released as sha256 %.12s, this image is %.12s; use a new version",
-			hexDigest(old.digest), hexDigest(digest))
-	}
-	raw := json.RawMessage(custom)
-	entry := &metadata.TargetFiles{Length: length, Hashes: metadata.Hashes{"sha256": digest[:]}, Custom: &raw, Path: path}
-	if sameTarget(d.targets.Signed.Targets[path], entry) {
-		return Release{}, refuse("exists", what, "it is in the repository already, unchanged")
 	}
 	d.targets.Signed.Targets[path] = entry
 	if err := r.stage(d, "release "+n.Version); err != nil {

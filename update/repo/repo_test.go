@@ -37,6 +37,7 @@ func (f *fleet) options() repo.Options {
 // newFleet creates a repository with one product and all keys on this machine.
 func newFleet(t *testing.T, setup repo.Setup) *fleet {
 	t.Helper()
+	t.Parallel() // most of the time is spent in fsync
 	f := &fleet{t: t, dir: filepath.Join(t.TempDir(), "repo"), now: time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)}
 	r, err := repo.Create(f.dir, f.options(), setup)
 	if err != nil {

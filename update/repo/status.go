@@ -34,7 +34,7 @@ type RoleStatus struct {
 	Size      int       `json:"size"`      // bytes
 	Limit     int       `json:"limit"`     // bytes devices read
 	Targets   int       `json:"targets"`
-	State     string    `json:"state"` // "ok", "due", "expired", "unsigned"
+	State     string    `json:"state"` // "ok", "new" (before the first Publish), "due", "expired", "unsigned"
 }
 
 // ProductStatus is one product.
@@ -127,6 +127,9 @@ func (r *Repo) roleStatus(role string) (RoleStatus, error) {
 		verified = verified && a.verify(d) == nil
 	}
 	if !signed {
+		if role == roleSnapshot || role == roleTimestamp {
+			st.State = "new" // publishing signs it
+		}
 		return st, nil
 	}
 	b, err := d.encode()
