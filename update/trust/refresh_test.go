@@ -195,14 +195,16 @@ func TestServerAnswers(t *testing.T) {
 func TestNewChecksItsConfig(t *testing.T) {
 	good := newDevice(t).config
 	for name, edit := range map[string]func(*trust.Config){
-		"no store":      func(c *trust.Config) { c.Store = nil },
-		"no root":       func(c *trust.Config) { c.FactoryRoot = nil },
-		"bad root":      func(c *trust.Config) { c.FactoryRoot = c.FactoryRoot[:len(c.FactoryRoot)-2] },
-		"unsigned root": func(c *trust.Config) { c.FactoryRoot = trusttest.SignMap(t, trusttest.Signed(t, c.FactoryRoot), trusttest.NewKey(t)) },
-		"file URL":      func(c *trust.Config) { c.MetadataURL = "file:///etc/repo" },
-		"no URL":        func(c *trust.Config) { c.TargetsURL = "" },
-		"query":         func(c *trust.Config) { c.TargetsURL += "?a=b" },
-		"user":          func(c *trust.Config) { c.MetadataURL = "https://a:b@localhost/" },
+		"no store": func(c *trust.Config) { c.Store = nil },
+		"no root":  func(c *trust.Config) { c.FactoryRoot = nil },
+		"bad root": func(c *trust.Config) { c.FactoryRoot = c.FactoryRoot[:len(c.FactoryRoot)-2] },
+		"unsigned root": func(c *trust.Config) {
+			c.FactoryRoot = trusttest.SignMap(t, trusttest.Signed(t, c.FactoryRoot), trusttest.NewKey(t))
+		},
+		"file URL": func(c *trust.Config) { c.MetadataURL = "file:///etc/repo" },
+		"no URL":   func(c *trust.Config) { c.TargetsURL = "" },
+		"query":    func(c *trust.Config) { c.TargetsURL += "?a=b" },
+		"user":     func(c *trust.Config) { c.MetadataURL = "https://a:b@localhost/" },
 	} {
 		c := good
 		edit(&c)

@@ -246,15 +246,22 @@ func Sign[T metadata.Roles](t testing.TB, md *metadata.Metadata[T], keys []*Key)
 // SignMap signs a signed part of any shape.
 func SignMap(t testing.TB, signed map[string]any, keys ...*Key) []byte {
 	t.Helper()
-	payload, err := cjson.EncodeCanonical(signed)
+	raw, err := TrySignMap(signed, keys...)
 	check(t, err)
-	var sigs []map[string]any
+	return raw
+}
+
+// TrySignMap is SignMap for what may have no canonical form.
+func TrySignMap(signed map[string]any, keys ...*Key) ([]byte, error) {
+	payload, err := cjson.EncodeCanonical(signed)
+	if err != nil {
+		return nil, err
+	}
+	sigs := []map[string]any{}
 	for _, k := range keys {
 		sigs = append(sigs, map[string]any{"keyid": k.ID, "sig": fmt.Sprintf("%x", k.Sign(payload))})
 	}
-	raw, err := json.Marshal(map[string]any{"signed": signed, "signatures": sigs})
-	check(t, err)
-	return raw
+	return json.Marshal(map[string]any{"signed": signed, "signatures": sigs})
 }
 
 // Signed returns the signed part of metadata for a test to bend.
