@@ -55,15 +55,7 @@ func load(out *Policy, name string, done *[]string, above []string) error {
 	if slices.Contains(above, name) {
 		return refuse(CodeInvalid, "baseline "+name, "it extends itself", nil)
 	}
-	data, err := baselines.ReadFile(path.Join("baseline", name+".json"))
-	if err != nil || strings.Contains(name, "/") {
-		why := "built in are " + strings.Join(Profiles(), ", ")
-		if n := strictjson.Nearest(name, Profiles()); n != "" {
-			why = fmt.Sprintf("did you mean %q?", n)
-		}
-		return refuse(CodeUnknownProfile, fmt.Sprintf("baseline %q", name), why, nil)
-	}
-	p, err := ParsePolicy(data)
+	p, err := builtin(name)
 	if err != nil {
 		return err
 	}
@@ -89,4 +81,17 @@ func load(out *Policy, name string, done *[]string, above []string) error {
 		out.MaxWaiverDays = p.MaxWaiverDays
 	}
 	return nil
+}
+
+// builtin parses one profile as it is, without those it extends.
+func builtin(name string) (Policy, error) {
+	data, err := baselines.ReadFile(path.Join("baseline", name+".json"))
+	if err != nil || strings.Contains(name, "/") {
+		why := "built in are " + strings.Join(Profiles(), ", ")
+		if n := strictjson.Nearest(name, Profiles()); n != "" {
+			why = fmt.Sprintf("did you mean %q?", n)
+		}
+		return Policy{}, refuse(CodeUnknownProfile, fmt.Sprintf("baseline %q", name), why, nil)
+	}
+	return ParsePolicy(data)
 }

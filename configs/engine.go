@@ -52,7 +52,7 @@ type run struct {
 
 func (e *Engine) begin(ctx context.Context) (*run, error) {
 	if e.Root == nil || e.Now == nil {
-		return nil, &classed{&Refusal{Code: CodeInvalid, What: "engine", Why: "Root and Now have to be set"}, ErrSetup}
+		return nil, &Refusal{Code: CodeInvalid, What: "engine", Why: "Root and Now have to be set", class: ErrSetup}
 	}
 	if err := Lint(e.Policy); err != nil {
 		return nil, refuse(CodeInvalid, "policy "+e.Policy.ID, err.Error(), err)

@@ -35,22 +35,21 @@ type Refusal struct {
 	What string // what was refused
 	Why  string // the fact that decided it
 	Err  error  // the cause, may be nil
+
+	class error // nil is ErrRefused
 }
 
 func (r *Refusal) Error() string { return r.What + ": " + r.Why }
 
-// Is makes every Refusal an ErrRefused.
-func (r *Refusal) Is(target error) bool { return target == ErrRefused }
-
-func (r *Refusal) Unwrap() error { return r.Err }
-
-// classed is an error of another class than refused that still has a code.
-type classed struct {
-	*Refusal
-	class error
+// Is makes a Refusal an ErrRefused, or the other class it was made with.
+func (r *Refusal) Is(target error) bool {
+	if r.class != nil {
+		return target == r.class
+	}
+	return target == ErrRefused
 }
 
-func (c *classed) Is(target error) bool { return target == c.class }
+func (r *Refusal) Unwrap() error { return r.Err }
 
 func refuse(code, what, why string, err error) error {
 	return &Refusal{Code: code, What: what, Why: why, Err: err}
@@ -58,9 +57,6 @@ func refuse(code, what, why string, err error) error {
 
 // Code returns the stable code of an error of this package, "" for any other.
 func Code(err error) string {
-	if c, ok := errors.AsType[*classed](err); ok {
-		return c.Code
-	}
 	if r, ok := errors.AsType[*Refusal](err); ok {
 		return r.Code
 	}

@@ -39,7 +39,7 @@ var errRecord = errors.New("keep a copy for undo")
 // state opens StateDir, which it makes if need be.
 func (e *Engine) state() (*os.Root, error) {
 	if e.StateDir == "" {
-		return nil, &classed{&Refusal{Code: CodeNoState, What: "apply configuration", Why: "no directory for copies of changed files is set"}, ErrSetup}
+		return nil, &Refusal{Code: CodeNoState, What: "apply configuration", Why: "no directory for copies of changed files is set", class: ErrSetup}
 	}
 	if err := os.MkdirAll(e.StateDir, 0o700); err != nil {
 		return nil, fmt.Errorf("open state: %w", err)
@@ -64,7 +64,7 @@ func (e *Engine) lock() (func(), error) {
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		f.Close()
-		return nil, &classed{&Refusal{Code: CodeBusy, What: "apply configuration", Why: "another run is writing", Err: err}, ErrRetry}
+		return nil, &Refusal{Code: CodeBusy, What: "apply configuration", Why: "another run is writing", Err: err, class: ErrRetry}
 	}
 	return func() { f.Close() }, nil
 }
@@ -109,7 +109,7 @@ func readState(dir *os.Root, name string, v any) error {
 		return err
 	}
 	if err := json.Unmarshal(data, v); err != nil {
-		return &classed{&Refusal{Code: CodeBadState, What: "state file " + name, Why: err.Error(), Err: err}, ErrSetup}
+		return &Refusal{Code: CodeBadState, What: "state file " + name, Why: err.Error(), Err: err, class: ErrSetup}
 	}
 	return nil
 }
