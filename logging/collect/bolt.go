@@ -59,6 +59,8 @@ type Bolt struct {
 	lead  sync.Mutex // held by the caller that commits for all
 	mu    sync.Mutex
 	queue []*write
+
+	temporary string // directory to remove on Close
 }
 
 type headJSON struct {
@@ -158,7 +160,13 @@ func createStore(path string) error {
 }
 
 // Close waits for running transactions and releases the file.
-func (s *Bolt) Close() error { return s.db.Close() }
+func (s *Bolt) Close() error {
+	err := s.db.Close()
+	if s.temporary != "" {
+		err = errors.Join(err, os.RemoveAll(s.temporary))
+	}
+	return err
+}
 
 // guard turns a fault in a damaged or truncated mapping, and bbolt's panics about damaged pages, into an error.
 func guard(fn func() error) (err error) {

@@ -29,10 +29,10 @@ type Inlet interface {
 
 // Limits of the front.
 const (
-	maxPacket      = logging.MaxBatchWire + 1024
-	maxKeepAlive   = 10 * time.Minute
-	reverify       = time.Minute
-	maxInflight    = 64
+	maxPacket    = logging.MaxBatchWire + 1024
+	maxKeepAlive = 10 * time.Minute
+	reverify     = time.Minute
+	maxInflight  = 64
 )
 
 // FrontConfig is what a Front needs. Listener, TLS, Verify and Collector are required.

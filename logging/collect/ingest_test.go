@@ -3,6 +3,7 @@
 package collect_test
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
@@ -398,6 +399,54 @@ func TestStoreReopens(t *testing.T) {
 	if _, err := collect.OpenReadOnly(t.TempDir()); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("no store: %v", err)
 	}
+}
+
+// TestOpenLive reads a store while the collector that owns it goes on writing.
+func TestOpenLive(t *testing.T) {
+	f := newFixture(t)
+	d := newDevice(t)
+	d.append(40)
+	f.ingest(t, d.id(), encode(t, d.batch(0, 20)))
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- f.store.Serve(ctx) }()
+	socket := filepath.Join(f.dir, "collect.sock")
+	for {
+		if fi, err := os.Stat(socket); err == nil && fi.Mode().Perm() == 0o600 {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	live, err := collect.OpenLive(ctx, f.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.ingest(t, d.id(), encode(t, d.batch(20, 40)))
+	if dev, err := live.Device(ctx, d.id()); err != nil || dev.Size != 20 {
+		t.Errorf("%+v, %v", dev, err)
+	}
+	h, items, err := live.Evidence(ctx, d.origin, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := logging.Verify(ctx, h, items, logging.Expect{Policy: f.policy}); err != nil {
+		t.Error(err)
+	}
+	if err := live.Close(); err != nil {
+		t.Error(err)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	f.store.Close()
+	if live, err = collect.OpenLive(t.Context(), f.dir); err != nil {
+		t.Fatal(err)
+	}
+	if dev, err := live.Device(t.Context(), d.id()); err != nil || dev.Size != 40 {
+		t.Errorf("%+v, %v", dev, err)
+	}
+	live.Close()
 }
 
 // TestStorageFailureIsAnError: when it cannot be stored there must be neither receipt nor acknowledgement.

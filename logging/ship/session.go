@@ -164,7 +164,8 @@ func (s *Shipper) receipt(ctx context.Context, note []byte) error {
 		return nil // a new epoch began; refresh starts over
 	}
 	before := s.cursor.Acked
-	if err := s.step(Acknowledged{Size: covered, Acked: st.Acked}); err != nil {
+	// A retained receipt of an earlier epoch covers more than this log has; accepted, it says nothing about this one.
+	if err := s.step(Acknowledged{Size: min(covered, s.cursor.Size), Acked: st.Acked}); err != nil {
 		return fmt.Errorf("%w: %w", err, logging.ErrRetry)
 	}
 	if s.cursor.Acked > before {
