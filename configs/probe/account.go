@@ -103,17 +103,26 @@ type accountCheck struct {
 	expect string
 	lock   bool
 	claim  string
-	only   string // one account, "" for all
-	strict func(old Check) error
+	only   string   // one account, "" for all
+	denies []string // what is bad, for Tightens: more is stricter
+	allows []string // what is right: less is stricter
 }
 
 func (c accountCheck) Claims() []string { return []string{"account:" + c.claim} }
 
+// Tightens compares the lists of two checks of one kind.
 func (c accountCheck) Tightens(old Check) error {
-	if c.strict == nil {
-		return nil
+	o, ok := old.(accountCheck)
+	if !ok || o.claim != c.claim || o.only != c.only {
+		return errors.New("another kind or target")
 	}
-	return c.strict(old)
+	if d, ok := subset(o.denies, c.denies); !ok {
+		return fmt.Errorf("%s is not denied", d)
+	}
+	if a, ok := subset(c.allows, o.allows); !ok {
+		return fmt.Errorf("%s is allowed", a)
+	}
+	return nil
 }
 
 func (c accountCheck) find(ctx context.Context, h *Host) (items []Item, bad []account, n int, read []string, err error) {
@@ -242,7 +251,7 @@ func uidZeroKind() Kind {
 			if err == nil {
 				err = decodeWant(want, &w)
 			}
-			return accountCheck{only: only, claim: "uid-zero", good: "only " + strings.Join(w.Allow, ", ") + " may have uid 0", expect: "another uid",
+			return accountCheck{only: only, claim: "uid-zero", allows: w.Allow, good: "only " + strings.Join(w.Allow, ", ") + " may have uid 0", expect: "another uid",
 				bad: func(_ context.Context, a account) (string, error) {
 					if _, ok := subset([]string{a.name}, w.Allow); ok || strings.Trim(a.uid, "+0") != "" || a.uid == "" {
 						return "", nil

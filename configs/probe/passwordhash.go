@@ -47,7 +47,7 @@ func passwordHashKind() Kind {
 			if err == nil {
 				err = decodeWant(want, &w)
 			}
-			return accountCheck{only: only, claim: "hash", good: "no weak hash", expect: "yescrypt, sha512crypt or bcrypt",
+			return accountCheck{only: only, claim: "hash", denies: w.Deny, good: "no weak hash", expect: "yescrypt, sha512crypt or bcrypt",
 				bad: func(_ context.Context, a account) (string, error) {
 					if s := schemeOf(a.field); !a.locked() && slices.Contains(w.Deny, s) {
 						return s + ": a stolen hash is soon a password", nil

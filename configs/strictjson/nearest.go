@@ -21,7 +21,8 @@ func Nearest(name string, known []string) string {
 		if strings.EqualFold(k, name) {
 			return k
 		}
-		if d := distance(name, k); d < bestDist {
+		d := distance(name, k)
+		if d < bestDist || d == bestDist && best != "" && gap(name, k) < gap(name, best) {
 			best, bestDist = k, d
 		}
 	}
@@ -48,3 +49,6 @@ func distance(a, b string) int {
 	}
 	return row[len(b)]
 }
+
+// gap is the difference in length; of two names as close, the one of about the same length is meant.
+func gap(a, b string) int { return max(len(a)-len(b), len(b)-len(a)) }
