@@ -4,6 +4,7 @@ package repo
 
 import (
 	"crypto/sha256"
+	"path/filepath"
 
 	"github.com/backstay/backstay/update"
 )
@@ -40,3 +41,26 @@ func (r *Repo) SignatureCount(role string) (int, error) {
 
 // Sum is the hex SHA-256 of a string.
 func Sum(s string) string { return hexDigest(sha256.Sum256([]byte(s))) }
+
+// StageVersion stages a role's document and then gives it another version.
+func (r *Repo) StageVersion(role string, version int64) error {
+	d, err := r.editable(role)
+	if err != nil {
+		return err
+	}
+	if err := r.stage(d, "test"); err != nil {
+		return err
+	}
+	if err := r.unstage(role); err != nil {
+		return err
+	}
+	d.stamp(version, r.now(), r.policy.Expiry.of(role))
+	b, err := d.encode()
+	if err != nil {
+		return err
+	}
+	return replaceFile(filepath.Join(r.stagedDir(), fileName(role, version)), b, 0o644)
+}
+
+// SetKeyURI changes where the policy says a key is.
+func (r *Repo) SetKeyURI(id, uri string) { r.policy.Keys[id] = uri }

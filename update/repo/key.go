@@ -52,6 +52,16 @@ func NewKey(path string) (crypto.Signer, error) {
 	return key, nil
 }
 
+// WritePublic writes the public half of a key to a new or existing file: PEM,
+// as pub: URIs name it.
+func WritePublic(path string, pub crypto.PublicKey) error {
+	der, err := x509.MarshalPKIXPublicKey(pub)
+	if err != nil {
+		return fmt.Errorf("write public key: %w", err)
+	}
+	return replaceFile(path, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), 0o644)
+}
+
 func writeKey(path string, key crypto.Signer) error {
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {

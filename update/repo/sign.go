@@ -96,7 +96,7 @@ func (r *Repo) Proposal(role string) (Proposal, error) {
 // for a re-signed targets role. It returns what is left or has been accepted.
 func (r *Repo) SignAll() ([]Signed, error) {
 	done := map[string]int{}
-	var list []Signed
+	list := []Signed{}
 	for moved := true; moved; {
 		moved = false
 		roles, err := r.stagedRoles()
