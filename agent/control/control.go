@@ -136,6 +136,6 @@ func toError(err error, classify func(error) *Error) *Error {
 
 // unknownMethod words the answer to a call nobody serves: most likely an older or newer agent.
 func unknownMethod(name string) *Error {
-	return &Error{Class: ClassUsage, Code: "unknown-method", What: fmt.Sprintf("the running agent does not know the call %.40q", name),
+	return &Error{Class: ClassSetup, Code: "unknown-method", What: fmt.Sprintf("the running agent does not know the call %.40q", name),
 		Why: "command and agent are of different versions, or the part is switched off in the configuration"}
 }

@@ -123,7 +123,7 @@ func TestCalls(t *testing.T) {
 		{"panic", nil, control.Error{Class: control.ClassFailed, Code: "internal", What: "the agent made a mistake", Why: "see its log"}},
 		{"late", nil, control.Error{Class: control.ClassRetry, Code: "timeout", What: "the call took too long", Why: "context deadline exceeded"}},
 		{"echo", map[string]int{"wrod": 1}, control.Error{Class: control.ClassUsage, Code: "bad-parameters", What: "the call's parameters do not fit", Why: `json: unknown field "wrod"`}},
-		{"nothing", nil, control.Error{Class: control.ClassUsage, Code: "unknown-method", What: `the running agent does not know the call "nothing"`,
+		{"nothing", nil, control.Error{Class: control.ClassSetup, Code: "unknown-method", What: `the running agent does not know the call "nothing"`,
 			Why: "command and agent are of different versions, or the part is switched off in the configuration"}},
 		{"odd", nil, control.Error{Class: control.ClassFailed, Code: "internal", What: "encode answer"}},
 	} {

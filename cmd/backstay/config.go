@@ -38,7 +38,7 @@ func (d *device) configCheck() *cli.Command {
 				return err
 			}
 			problems := cfg.CheckPaths()
-			failed := cli.Findings(fmt.Sprintf("%d files named in %s are not as they must be", len(problems), d.configFile), "")
+			failed := cli.Findings(fmt.Sprintf("files named in %s are not as they must be: %d", d.configFile, len(problems)), "")
 			if len(problems) > 0 {
 				failed.Next = "backstay config explain " + problems[0].Key
 			}

@@ -42,12 +42,17 @@ func (a *App) candidates(before []string, last string) []candidate {
 	for i := 0; i < len(before); i++ {
 		w := before[i]
 		if strings.HasPrefix(w, "-") && w != "-" {
-			name, _, hasValue := strings.Cut(strings.TrimLeft(w, "-"), "=")
-			if f := fs.Lookup(name); f != nil && !isBool(f) && !hasValue {
+			name, value, hasValue := strings.Cut(strings.TrimLeft(w, "-"), "=")
+			f := fs.Lookup(name)
+			if f != nil && !isBool(f) && !hasValue {
 				i++ // the next word is its value
 				if i == len(before) {
 					return []candidate{{wantFiles, ""}}
 				}
+				value, hasValue = before[i], true
+			}
+			if f != nil && hasValue {
+				_ = f.Value.Set(value) // a command's own completion may look at it; a bad value is for the command to report
 			}
 			continue
 		}
