@@ -54,3 +54,6 @@ func (r *Refusal) Unwrap() error { return r.Err }
 // pillar neither knows nor cares where it goes. It is called synchronously,
 // must not block for long, and must be safe for concurrent use.
 type Emit func(code string, attrs ...slog.Attr)
+
+// ErrorCode returns Code, for whoever shows the error.
+func (r *Refusal) ErrorCode() string { return r.Code }
