@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/backstay/backstay/testdata/testneed"
 	"github.com/backstay/backstay/update"
 	"github.com/backstay/backstay/update/slot"
@@ -309,13 +311,16 @@ func TestBlock(t *testing.T) {
 	refused(t, err, "slot-in-use")
 	held.Close()
 
-	// The same device through another node.
-	link := filepath.Join(t.TempDir(), "by-partlabel")
-	if err := os.Symlink(devA, link); err != nil {
+	// The same device through a link, and through another node.
+	link, node := filepath.Join(t.TempDir(), "by-partlabel"), filepath.Join(t.TempDir(), "node")
+	var st unix.Stat_t
+	if err := errors.Join(os.Symlink(devA, link), unix.Stat(devA, &st), unix.Mknod(node, unix.S_IFBLK|0o600, int(st.Rdev))); err != nil {
 		t.Fatal(err)
 	}
-	c.Slots = map[update.SlotID]slot.Device{"A": {Kind: slot.Block, Path: devA}, "B": {Kind: slot.Block, Path: link}}
-	if _, err := slot.Open(c); !errors.Is(err, update.ErrSetup) {
-		t.Errorf("one device as two slots: %v", err)
+	for _, path := range []string{link, node} {
+		c.Slots = map[update.SlotID]slot.Device{"A": {Kind: slot.Block, Path: devA}, "B": {Kind: slot.Block, Path: path}}
+		if _, err := slot.Open(c); !errors.Is(err, update.ErrSetup) {
+			t.Errorf("one device as two slots, %s: %v", path, err)
+		}
 	}
 }
