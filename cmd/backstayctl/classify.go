@@ -35,6 +35,7 @@ func advices() []struct {
 		{[]string{"too-large"}, "split the product, or withdraw old releases: a device would refuse this"},
 		{[]string{"no-authority"}, "backstayctl ca init"},
 		{[]string{"unknown-device"}, "backstayctl ca list"},
+		{[]string{"revoked"}, "backstayctl ca allow --again DEVICE"},
 		{[]string{"record-altered", "record-missing", "record-moved", "root-mismatch", "log-forked", "log-rolled-back", "log-truncated",
 			"bad-checkpoint", "device-mismatch"}, "keep this evidence, and ask for the device's own export: backstay audit export FILE"},
 	}

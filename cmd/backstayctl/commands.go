@@ -11,6 +11,7 @@ func commands() []*cli.Command {
 		labCommand(),
 		repoCommand(),
 		rolloutCommand(),
+		caCommand(),
 		deviceCommand(),
 		auditCommand(),
 	}, cli.Standard()...)
