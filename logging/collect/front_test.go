@@ -195,7 +195,7 @@ func TestFrontRefusesConnections(t *testing.T) {
 	if code := f.raw(t, "not-a-device").connect(func(p *packets.ConnectPacket) { p.ClientIdentifier = "not-a-device" }); code == 0 {
 		t.Error("a certificate that names no device: accepted")
 	}
-	f.pki.revoked[d.id()] = true
+	f.pki.revoke(d.id())
 	if code := f.raw(t, d.id()).connect(func(p *packets.ConnectPacket) { p.ClientIdentifier = d.id() }); code == 0 {
 		t.Error("a revoked certificate: accepted")
 	}

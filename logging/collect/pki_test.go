@@ -110,3 +110,9 @@ func (p *pki) verify(cs tls.ConnectionState) (string, error) {
 	}
 	return name, nil
 }
+
+func (p *pki) revoke(name string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.revoked[name] = true
+}

@@ -145,6 +145,13 @@ func (l *link) Connect(context.Context) (<-chan struct{}, error) {
 	return l.lost, nil
 }
 
+// behind sets what is behind the broker.
+func (l *link) behind(decide func(logging.Batch) bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.onPublish = decide
+}
+
 func (l *link) cut() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -157,7 +164,10 @@ func (l *link) Publish(topic string, payload []byte, retain bool) (<-chan struct
 		l.t.Errorf("published on %s: %v, retained %v", topic, err, retain)
 	}
 	ack := make(chan struct{})
-	if l.onPublish == nil || l.onPublish(b) {
+	l.mu.Lock()
+	decide := l.onPublish
+	l.mu.Unlock()
+	if decide == nil || decide(b) {
 		close(ack)
 	}
 	return ack, nil
@@ -263,7 +273,7 @@ func TestShipsEverythingOnce(t *testing.T) {
 		r := newRig(t, key)
 		sent := 0
 		honest := r.collector(t, key)
-		r.link.onPublish = func(b logging.Batch) bool { sent += len(b.Leaves); return honest(b) }
+		r.link.behind(func(b logging.Batch) bool { sent += len(b.Leaves); return honest(b) })
 		r.log.append(95)
 		r.run(t)
 		r.log.append(30)
@@ -284,7 +294,7 @@ func TestWindowHoldsWithoutPuback(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, testKey(t, "TEST/collector"))
 		batches := 0
-		r.link.onPublish = func(logging.Batch) bool { batches++; return false }
+		r.link.behind(func(logging.Batch) bool { batches++; return false })
 		r.log.append(1000)
 		r.run(t)
 		if batches != ship.Window {
@@ -300,12 +310,12 @@ func TestPubackWithoutReceiptMovesNothing(t *testing.T) {
 		key := testKey(t, "TEST/collector")
 		r := newRig(t, key)
 		var starts []time.Time
-		r.link.onPublish = func(b logging.Batch) bool {
+		r.link.behind(func(b logging.Batch) bool {
 			if b.Start == 0 {
 				starts = append(starts, time.Now())
 			}
 			return true
-		}
+		})
 		r.log.append(25)
 		r.run(t)
 		time.Sleep(20 * time.Minute)
@@ -320,7 +330,7 @@ func TestPubackWithoutReceiptMovesNothing(t *testing.T) {
 		if n := len(starts); n < 5 || n > 15 {
 			t.Errorf("went back %d times in 20 min", n)
 		}
-		r.link.onPublish = r.collector(t, key)
+		r.link.behind(r.collector(t, key))
 		time.Sleep(3 * time.Minute)
 		synctest.Wait()
 		if st := r.shipper.Status(); st.Acked != 25 || st.Stalled {
@@ -429,13 +439,13 @@ func TestGoesBackAtOnceWhenABatchIsMissing(t *testing.T) {
 		key := testKey(t, "TEST/collector")
 		r := newRig(t, key)
 		honest, dropped := r.collector(t, key), false
-		r.link.onPublish = func(b logging.Batch) bool {
+		r.link.behind(func(b logging.Batch) bool {
 			if b.Start == 20 && !dropped {
 				dropped = true
 				return true
 			}
 			return honest(b)
-		}
+		})
 		r.log.append(200)
 		began := time.Now()
 		r.run(t)
@@ -458,7 +468,7 @@ func TestReconnectsAndGoesBack(t *testing.T) {
 		if r.shipper.Status().Connected {
 			t.Error("still connected")
 		}
-		r.link.onPublish = r.collector(t, key)
+		r.link.behind(r.collector(t, key))
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
 		if st := r.shipper.Status(); st.Acked != 50 || r.link.connects != 2 {
@@ -498,7 +508,7 @@ func TestNewEpochAndTroubleWithTheLog(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		key := testKey(t, "TEST/collector")
 		r := newRig(t, key)
-		r.link.onPublish = r.collector(t, key)
+		r.link.behind(r.collector(t, key))
 		r.log.append(30)
 		r.run(t)
 		// The log is damaged, and begins anew with fewer records than were acknowledged.
@@ -507,7 +517,7 @@ func TestNewEpochAndTroubleWithTheLog(t *testing.T) {
 		r.log.origin.Epoch, r.log.acked, r.log.newest = 2, 0, nil
 		r.log.tree, r.log.leaves, r.log.roots = logging.Tree{}, nil, []logging.Hash{new(logging.Tree).Root()}
 		r.log.mu.Unlock()
-		r.link.onPublish = r.collector(t, key)
+		r.link.behind(r.collector(t, key))
 		r.log.append(5)
 		time.Sleep(5 * time.Second)
 		synctest.Wait()
