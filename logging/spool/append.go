@@ -51,7 +51,7 @@ func (l *Log) Append(ctx context.Context, events ...logging.Event) error {
 		l.urgent = l.urgent || e.Critical()
 	}
 	var err error
-	if l.urgent || len(l.pending) >= commitEvents || len(l.pending) > 0 && time.Since(l.since) >= commitDelay {
+	if l.due(events) {
 		err = l.commit()
 	}
 	if dropped {
@@ -61,6 +61,20 @@ func (l *Log) Append(ctx context.Context, events ...logging.Event) error {
 		return fmt.Errorf("append to audit log: %w", err)
 	}
 	return nil
+}
+
+// due reports whether an append of events must write now. While writing fails, each attempt costs the encoding of all that
+// waits, so ordinary events try again once a second; a critical one always does.
+func (l *Log) due(events []logging.Event) bool {
+	for _, e := range events {
+		if e.Critical() {
+			return true
+		}
+	}
+	if time.Now().Before(l.retry) {
+		return false
+	}
+	return l.urgent || len(l.pending) >= commitEvents || len(l.pending) > 0 && time.Since(l.since) >= commitDelay
 }
 
 // Flush makes every pending event durable.
@@ -97,13 +111,18 @@ func (l *Log) commit() error {
 		return nil
 	}
 	err := l.commitOnce()
-	if !isDamage(err) {
-		return err
+	if isDamage(err) {
+		if e := l.newEpoch(reasonDamaged, err); e != nil {
+			err = errors.Join(err, e)
+		} else {
+			err = l.commitOnce()
+		}
 	}
-	if e := l.newEpoch(reasonDamaged, err); e != nil {
-		return errors.Join(err, e)
+	l.retry = time.Time{}
+	if err != nil {
+		l.retry = time.Now().Add(retryDelay)
 	}
-	return l.commitOnce()
+	return err
 }
 
 // commitOnce writes in an order that matters: room first, because making it may add records of its own; then what was lost

@@ -102,20 +102,26 @@ func (l *Log) openDB(path string) (*bbolt.DB, error) {
 		})
 		return err
 	})
-	switch {
-	case err == nil:
-		db.AllocSize = allocSize
-		return db, nil
-	case errors.Is(err, syscall.EINVAL):
-		return nil, fmt.Errorf("open %s: this file system has no shared writable mapping (JFFS2 and some shared folders do not): %w: %w", path, err, logging.ErrSetup)
-	case errors.Is(err, berrors.ErrTimeout):
-		return nil, fmt.Errorf("open %s: another process holds its lock: %w", path, logging.ErrRetry)
-	case errors.Is(err, os.ErrPermission):
-		return nil, fmt.Errorf("open %s: %w: %w", path, err, logging.ErrSetup)
-	case errors.Is(err, berrors.ErrInvalid), errors.Is(err, berrors.ErrChecksum), errors.Is(err, berrors.ErrVersionMismatch), errors.Is(err, berrors.ErrInvalidMapping):
-		return nil, damaged(fmt.Errorf("open %s: %w", path, err))
+	if err != nil {
+		return nil, openError(path, err)
 	}
-	return nil, fmt.Errorf("open %s: %w", path, err)
+	db.AllocSize = allocSize
+	return db, nil
+}
+
+// openError says what an error of bbolt.Open means.
+func openError(path string, err error) error {
+	switch {
+	case errors.Is(err, syscall.EINVAL):
+		return fmt.Errorf("open %s: this file system has no shared writable mapping (JFFS2 and some shared folders do not): %w: %w", path, err, logging.ErrSetup)
+	case errors.Is(err, berrors.ErrTimeout):
+		return fmt.Errorf("open %s: another process holds its lock: %w", path, logging.ErrRetry)
+	case errors.Is(err, os.ErrPermission), errors.Is(err, syscall.EROFS):
+		return fmt.Errorf("open %s: %w: %w", path, err, logging.ErrSetup)
+	case errors.Is(err, berrors.ErrInvalid), errors.Is(err, berrors.ErrChecksum), errors.Is(err, berrors.ErrVersionMismatch), errors.Is(err, berrors.ErrInvalidMapping):
+		return damaged(fmt.Errorf("open %s: %w", path, err))
+	}
+	return fmt.Errorf("open %s: %w", path, err)
 }
 
 // update runs fn in a write transaction and commits it; nil means durable. After an error the transaction may have been

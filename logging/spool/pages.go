@@ -3,6 +3,7 @@
 package spool
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -13,9 +14,11 @@ import (
 // checkPages walks the pages of a bbolt file before bbolt opens it for writing.
 //
 // Why: with NoFreelistSync, bbolt.Open finds the free pages by walking the file in a goroutine of its own. A damaged page
-// makes that goroutine panic, which no recover of ours can catch: the daemon would die at every start, for ever. A flipped
-// high bit in an overflow count makes it fill memory instead. So the shape of every reachable page is checked here first,
-// with bounds: who it says it is, what it holds, that it lies inside the file and is reached once.
+// makes that goroutine panic, which no recover of ours can catch: the daemon would die at every start, for ever (seen in
+// TestRandomDamage, also for two keys in the wrong order: bbolt reports that, gives up the transaction, and its goroutine
+// walks on without one). A flipped high bit in an overflow count makes it fill memory instead. So everything that walk
+// looks at is checked here first, with bounds: who a page says it is, what it holds, that it lies inside the file and is
+// reached once, and the order of keys.
 //
 // It reads, does not map, and needs memory for one page and one bit per page. The layout is bbolt's file format version 2,
 // in the byte order of the machine.
@@ -35,7 +38,8 @@ func checkPages(path string) error {
 		return err
 	}
 	w.seen = make([]bool, w.size/w.pageSize+1)
-	return w.page(root, 0)
+	_, err = w.page(root, 0, nil, nil)
+	return err
 }
 
 const (
@@ -108,46 +112,58 @@ func (w *pageWalk) metaOffsets() []int64 {
 	return offsets
 }
 
-func (w *pageWalk) page(id uint64, depth int) error {
+// page checks the subtree at a page. Its keys must lie in [least, below), where nil means no bound; it returns the last
+// one.
+func (w *pageWalk) page(id uint64, depth int, least, below []byte) (last []byte, err error) {
+	b, err := w.read(id, depth)
+	if err != nil {
+		return nil, err
+	}
+	n := binary.NativeEndian
+	flags, count := n.Uint16(b[8:]), int(n.Uint16(b[10:]))
+	if pageHeader+count*elementSize > len(b) {
+		return nil, badPage(id, "has more elements than fit")
+	}
+	switch flags {
+	case flagBranch:
+		return w.branch(id, b, count, depth, least, below)
+	case flagLeaf:
+		return w.leaf(id, b, count, depth, least, below)
+	}
+	return nil, badPage(id, "is of no kind that belongs here")
+}
+
+// read returns a page with its overflow pages, each of which belongs to nobody else.
+func (w *pageWalk) read(id uint64, depth int) ([]byte, error) {
 	if id < 2 || id >= w.high {
-		return badPage(id, "outside the file")
+		return nil, badPage(id, "outside the file")
 	}
 	if depth > maxDepth {
-		return badPage(id, "too deep")
+		return nil, badPage(id, "too deep")
 	}
 	head := make([]byte, pageHeader)
 	if _, err := w.f.ReadAt(head, int64(id)*w.pageSize); err != nil {
-		return badPage(id, err.Error())
+		return nil, badPage(id, err.Error())
 	}
 	n := binary.NativeEndian
 	overflow := uint64(n.Uint32(head[12:]))
 	if n.Uint64(head) != id {
-		return badPage(id, "says it is another")
+		return nil, badPage(id, "says it is another")
 	}
 	if overflow > maxOverflow || id+overflow >= w.high {
-		return badPage(id, "runs past the end of the file")
+		return nil, badPage(id, "runs past the end of the file")
 	}
 	for i := id; i <= id+overflow; i++ {
 		if w.seen[i] {
-			return badPage(i, "used twice")
+			return nil, badPage(i, "used twice")
 		}
 		w.seen[i] = true
 	}
 	b := make([]byte, int64(overflow+1)*w.pageSize)
 	if _, err := w.f.ReadAt(b, int64(id)*w.pageSize); err != nil {
-		return badPage(id, err.Error())
+		return nil, badPage(id, err.Error())
 	}
-	flags, count := n.Uint16(head[8:]), int(n.Uint16(head[10:]))
-	if pageHeader+count*elementSize > len(b) {
-		return badPage(id, "has more elements than fit")
-	}
-	switch flags {
-	case flagBranch:
-		return w.branch(id, b, count, depth)
-	case flagLeaf:
-		return w.leaf(id, b, count, depth)
-	}
-	return badPage(id, "is of no kind that belongs here")
+	return b, nil
 }
 
 // element returns what an element points at: pos counts from the element itself.
@@ -159,50 +175,79 @@ func element(b []byte, at int, pos, length uint64) ([]byte, bool) {
 	return b[start : start+length], true
 }
 
-func (w *pageWalk) branch(id uint64, b []byte, count, depth int) error {
-	n := binary.NativeEndian
-	if count == 0 {
-		return badPage(id, "branch without elements")
+// ordered reports whether key may follow last as element i of a page whose keys end before below.
+func ordered(i int, last, key, below []byte) bool {
+	if c := bytes.Compare(last, key); c > 0 || c == 0 && i > 0 {
+		return false
 	}
-	for i := range count {
-		at := pageHeader + i*elementSize
-		if _, ok := element(b, at, uint64(n.Uint32(b[at:])), uint64(n.Uint32(b[at+4:]))); !ok {
-			return badPage(id, "key outside the page")
-		}
-		if err := w.page(n.Uint64(b[at+8:]), depth+1); err != nil {
-			return err
-		}
-	}
-	return nil
+	return below == nil || bytes.Compare(key, below) < 0
 }
 
-func (w *pageWalk) leaf(id uint64, b []byte, count, depth int) error {
+func (w *pageWalk) branch(id uint64, b []byte, count, depth int, last, below []byte) ([]byte, error) {
+	n := binary.NativeEndian
+	if count == 0 {
+		return nil, badPage(id, "branch without elements")
+	}
+	keys := make([][]byte, count)
+	for i := range count {
+		at := pageHeader + i*elementSize
+		key, ok := element(b, at, uint64(n.Uint32(b[at:])), uint64(n.Uint32(b[at+4:])))
+		if !ok {
+			return nil, badPage(id, "key outside the page")
+		}
+		keys[i] = key
+	}
+	for i, key := range keys {
+		if !ordered(i, last, key, below) {
+			return nil, badPage(id, "keys out of order")
+		}
+		end := below
+		if i+1 < count {
+			end = keys[i+1]
+		}
+		var err error
+		if last, err = w.page(n.Uint64(b[pageHeader+i*elementSize+8:]), depth+1, key, end); err != nil {
+			return nil, err
+		}
+	}
+	return last, nil
+}
+
+func (w *pageWalk) leaf(id uint64, b []byte, count, depth int, last, below []byte) ([]byte, error) {
 	n := binary.NativeEndian
 	for i := range count {
 		at := pageHeader + i*elementSize
-		flags, pos := n.Uint32(b[at:]), uint64(n.Uint32(b[at+4:]))
 		klen, vlen := uint64(n.Uint32(b[at+8:])), uint64(n.Uint32(b[at+12:]))
-		kv, ok := element(b, at, pos, klen+vlen)
+		kv, ok := element(b, at, uint64(n.Uint32(b[at+4:])), klen+vlen)
 		if !ok {
-			return badPage(id, "value outside the page")
+			return nil, badPage(id, "value outside the page")
 		}
-		if flags&bucketFlag == 0 {
+		key := kv[:klen]
+		if !ordered(i, last, key, below) {
+			return nil, badPage(id, "keys out of order")
+		}
+		last = key
+		if n.Uint32(b[at:])&bucketFlag == 0 {
 			continue
 		}
-		if vlen < 16 {
-			return badPage(id, "bucket is cut off")
-		}
-		value := kv[klen:]
-		// A root of 0 is a small bucket kept inside the value: a page of its own kind behind 16 bytes of header.
-		if root := n.Uint64(value); root != 0 {
-			if err := w.page(root, depth+1); err != nil {
-				return err
-			}
-		} else if err := w.inline(id, value[16:]); err != nil {
-			return err
+		if err := w.bucket(id, kv[klen:], depth); err != nil {
+			return nil, err
 		}
 	}
-	return nil
+	return last, nil
+}
+
+// bucket checks what a bucket's value points at. A root of 0 is a small bucket kept inside the value: a page of its own
+// kind behind 16 bytes of header.
+func (w *pageWalk) bucket(id uint64, value []byte, depth int) error {
+	if len(value) < 16 {
+		return badPage(id, "bucket is cut off")
+	}
+	if root := binary.NativeEndian.Uint64(value); root != 0 {
+		_, err := w.page(root, depth+1, nil, nil)
+		return err
+	}
+	return w.inline(id, value[16:])
 }
 
 func (w *pageWalk) inline(id uint64, b []byte) error {

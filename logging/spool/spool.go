@@ -38,6 +38,8 @@ import (
 const (
 	commitEvents = 64
 	commitDelay  = 5 * time.Second
+	// retryDelay is how long ordinary events wait after a failed write before they cause the next one.
+	retryDelay = time.Second
 	// maxPending bounds the events that wait while the store cannot be written; what comes beyond is counted and reported.
 	maxPending = 1024
 )
@@ -92,6 +94,7 @@ type Log struct {
 	pending  []logging.Event
 	since    time.Time // when the oldest pending event came
 	urgent   bool      // a critical event is pending
+	retry    time.Time // ordinary events do not write before
 	lost     loss
 	receipts []stored
 

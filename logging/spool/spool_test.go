@@ -3,7 +3,6 @@
 package spool_test
 
 import (
-	"context"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
@@ -190,5 +189,4 @@ func TestAppendShipReceiptPrune(t *testing.T) {
 	if s := l.State(); s.Origin.Epoch != 1 || s.Pruned != 1001 {
 		t.Fatalf("state = %+v", s)
 	}
-	_ = context.Background
 }

@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package spool
+
+// OpenWithFuse opens a log whose durable effects ask fuse first: whether they fail, and whether they happen all the same.
+func OpenWithFuse(cfg Config, fuse func(op string) (apply bool, err error)) (*Log, error) {
+	return open(cfg, fuse)
+}
+
+// CheckPages is the check of the shape of a database file.
+var CheckPages = checkPages
+
+// OpenError turns an error of bbolt.Open into the error of Open.
+var OpenError = openError

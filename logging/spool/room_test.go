@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package spool_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/backstay/backstay/logging"
+	"github.com/backstay/backstay/logging/spool"
+)
+
+func fileSize(t testing.TB, b *bench) int64 {
+	t.Helper()
+	info, err := os.Stat(filepath.Join(b.cfg.Dir, "audit.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.Size()
+}
+
+// codes counts the records of the log by code; shed ones count as "shed".
+func codes(t testing.TB, l *spool.Log) map[string]int {
+	t.Helper()
+	n := map[string]int{}
+	for leaf, err := range l.From(t.Context(), l.State().Pruned) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if leaf.Shed() {
+			n["shed"]++
+			continue
+		}
+		r, err := logging.DecodeLeaf(leaf.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n[r.Code]++
+	}
+	return n
+}
+
+// TestFullFlash: nobody acknowledges anything for a long time. The file stays within its capacity, every critical event is
+// kept with its body, ordinary ones lose theirs but not their place, and everything that happened is in the log.
+func TestFullFlash(t *testing.T) {
+	b := newBench(t)
+	const capacity = 2 << 20
+	b.cfg.Capacity = capacity
+	l := b.open()
+	criticals := 0
+	for i := range 5000 {
+		e := ordinary(i)
+		if i%100 == 50 {
+			e = critical(i)
+			criticals++
+		}
+		if err := l.Append(t.Context(), e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := l.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if size := fileSize(t, b); size > capacity {
+		t.Errorf("file of %d bytes, capacity %d", size, capacity)
+	}
+	n := codes(t, l)
+	t.Logf("state %+v, records %v, file %d", l.State().Fill, n, fileSize(t, b))
+	if n["update.installed"] != criticals {
+		t.Errorf("%d of %d critical records have their body", n["update.installed"], criticals)
+	}
+	if n["shed"] == 0 || n["log.shed"] == 0 || n["log.capacity"] == 0 || n["net.listen"] == 0 {
+		t.Errorf("records: %v", n)
+	}
+	report, err := l.Verify(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(report.Shed) == 0 || len(report.Gaps) == 0 {
+		t.Errorf("report does not say what is missing: %d ranges, %d gaps", len(report.Shed), len(report.Gaps))
+	}
+	// A consumer that comes back gets all of it, in order, and knows what it does not have.
+	c := b.collector()
+	receipt := c.take(l)
+	s := l.State()
+	if got := uint64(len(c.leaves[s.Origin])); got != s.Size {
+		t.Errorf("collector has %d of %d records", got, s.Size)
+	}
+	if err := l.Receipt(t.Context(), receipt); err != nil {
+		t.Fatal(err)
+	}
+	if s := l.State(); s.Acked != s.Size || s.Pruned != s.Size-spool.DefaultKeep {
+		t.Errorf("state = %+v", s)
+	}
+	// Room again: nothing is shed for the next events.
+	before := codes(t, l)["log.shed"]
+	fillLog(t, l, 200)
+	if after := codes(t, l)["log.shed"]; after > before {
+		t.Error("shed although there is room")
+	}
+	l = b.reopen(l)
+	if _, err := l.Verify(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if s := l.State(); s.Fill > 60 {
+		t.Errorf("after pruning and a restart %d %% are full", s.Fill)
+	}
+}
+
+// TestFullOfCriticalEvents: when even the reserve is full, Append says so, the loss is counted, and the log tells it as soon
+// as there is room.
+func TestFullOfCriticalEvents(t *testing.T) {
+	b := newBench(t)
+	b.cfg.Capacity = spool.MinCapacity
+	l := b.open()
+	refused := 0
+	text := strings.Repeat("x", 900)
+	for i := range 600 {
+		e := critical(i)
+		e.Message = text
+		if err := l.Append(t.Context(), e); errors.Is(err, logging.ErrRetry) {
+			refused++
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := l.State()
+	if refused == 0 || s.Lost != uint64(refused) || s.Pending != 0 {
+		t.Errorf("refused %d, state %+v", refused, s)
+	}
+	if size := fileSize(t, b); size > spool.MinCapacity {
+		t.Errorf("file of %d bytes", size)
+	}
+	levels := codes(t, l)["log.capacity"]
+	if levels != 3 {
+		t.Errorf("%d log.capacity records, want one each at 70, 85 and 95 %%", levels)
+	}
+	if err := l.Receipt(t.Context(), b.collector().take(l)); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Append(t.Context(), critical(1)); err != nil {
+		t.Fatal(err)
+	}
+	report, err := l.Verify(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(report.Gaps); n == 0 || report.Gaps[n-1].Code != "log.gap" || report.Gaps[n-1].Reason != "store full" {
+		t.Errorf("gaps = %+v, %d refused", report.Gaps, refused)
+	}
+	if s := l.State(); s.Lost != 0 {
+		t.Errorf("state = %+v", s)
+	}
+}
+
+// The file does not grow while records come and go.
+func TestPruningKeepsTheFileSmall(t *testing.T) {
+	b := newBench(t)
+	b.cfg.Keep = 64
+	l := b.open()
+	c := b.collector()
+	var after10 int64
+	for i := range 40 {
+		fillLog(t, l, 128)
+		if err := l.Receipt(t.Context(), c.take(l)); err != nil {
+			t.Fatal(err)
+		}
+		if i == 9 {
+			after10 = fileSize(t, b)
+		}
+	}
+	if size := fileSize(t, b); size > after10+64<<10 {
+		t.Errorf("file grew from %d to %d bytes", after10, size)
+	}
+	if s := l.State(); s.Size-s.Pruned > 64+256+128 {
+		t.Errorf("%d records retained", s.Size-s.Pruned)
+	}
+}
