@@ -44,7 +44,7 @@ func deviceFor(t *testing.T, repo *trusttest.Repo, wrap func(http.Handler) http.
 	d.config = trust.Config{
 		FactoryRoot: repo.Factory, MetadataURL: d.url + "/metadata", TargetsURL: d.url + "/targets/",
 		Store: d.store, Now: d.time, Emit: d.emit,
-		Limits: trust.Limits{Header: 2 * time.Second, Idle: 2 * time.Second, File: 5 * time.Second},
+		Limits: trust.Limits{Header: 20 * time.Second, Idle: 20 * time.Second, File: time.Minute},
 	}
 	for _, f := range edit {
 		f(&d.config)

@@ -102,6 +102,7 @@ type session struct {
 	edges  map[edge]bool   // verified (delegator, role) pairs
 	fresh  map[string]bool // roles whose bytes one edge has verified in this session
 	owner  map[string]string
+	moved  bool // the root is not the one of the last session
 }
 
 type event struct {
@@ -211,6 +212,7 @@ func (s *session) roots(ctx context.Context) error {
 		s.dirty = true
 	}
 	if to := s.set.Root.Signed.Version; to != from {
+		s.moved = true
 		s.event("update.root-rotated", "from", from, "to", to)
 	}
 	if err := s.adoptRoot(); err != nil {

@@ -143,6 +143,7 @@ func TestStoreErrors(t *testing.T) {
 			t.Errorf("save fails (applied %v): got %v, %v; nothing may be trusted that is not durable", applied, tr, err)
 		}
 		d.store.Fail = nil
+		d.restart()
 		d.refresh()
 	}
 	d := newDevice(t)

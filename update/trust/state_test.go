@@ -40,6 +40,9 @@ func TestDamagedState(t *testing.T) {
 					}
 				})
 				d.recovers()
+				if how != "empty" && !d.emitted("update.trust-damaged") {
+					t.Error("damage is not reported")
+				}
 			})
 		}
 	}

@@ -17,8 +17,8 @@ import (
 func (s *session) timestamp(ctx context.Context) error {
 	if raw := s.next.Timestamp; raw != nil {
 		if err := s.acceptTimestamp(raw); err != nil && !hasCode(err, "metadata-expired") {
-			// Damaged, or signed by a key that has been replaced since.
-			s.next.Timestamp, s.dirty = nil, true
+			s.next.Timestamp = nil
+			s.lost(timestampName, err)
 		}
 	}
 	raw, err := s.fetch(ctx, timestampName, s.c.limits.Timestamp)
@@ -43,6 +43,15 @@ func (s *session) timestamp(ctx context.Context) error {
 		s.next.Floors.Timestamp, s.dirty = ts.Version, true
 	}
 	return s.observe(ts.UnrecognizedFields, timestampName)
+}
+
+// lost says that a stored file does not verify. Under a new root that is as it
+// should be: its key has been replaced. Otherwise it is damaged.
+func (s *session) lost(what string, err error) {
+	s.dirty = true
+	if !s.moved {
+		s.event("update.trust-damaged", "what", what, "error", err.Error())
+	}
 }
 
 // acceptTimestamp makes raw the trusted timestamp or says why not. An expired
@@ -100,7 +109,8 @@ func (s *session) snapshot(ctx context.Context) error {
 			return s.adoptSnapshot()
 		}
 		if s.set.Snapshot == nil {
-			s.next.Snapshot, s.dirty = nil, true
+			s.next.Snapshot = nil
+			s.lost(what, err)
 		}
 	}
 	m := s.set.Timestamp.Signed.Meta[what]
