@@ -43,8 +43,10 @@ type FrontConfig struct {
 	Logger    *slog.Logger // may be nil
 
 	// Verify says which device a connection belongs to. It must check the certificate itself: chain, validity, revocation. It is
-	// called after the handshake and again about once a minute while the device sends, so that a revoked device is cut off.
-	Verify func(tls.ConnectionState) (device string, err error)
+	// called after the handshake, and again while the device sends when the last time was Reverify ago, so that a revoked
+	// device is cut off.
+	Verify   func(tls.ConnectionState) (device string, err error)
+	Reverify time.Duration // 1 min
 
 	ConnectTimeout time.Duration // TLS handshake and CONNECT together; 10 s
 
@@ -74,6 +76,9 @@ func NewFront(cfg FrontConfig) (*Front, error) {
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Reverify <= 0 {
+		cfg.Reverify = time.Minute
 	}
 	if cfg.ConnectTimeout <= 0 {
 		cfg.ConnectTimeout = 10 * time.Second

@@ -213,6 +213,26 @@ func mustListen(t *testing.T) net.Listener {
 	return l
 }
 
+// TestFrontCutsARevokedDevice: revocation reaches a connection that is already open.
+func TestFrontCutsARevokedDevice(t *testing.T) {
+	f := newFront(t, func(c *collect.FrontConfig) { c.Reverify = time.Nanosecond })
+	d := newDevice(t)
+	d.append(5)
+	c := f.session(t, d)
+	c.publish(topicOf(d, ship.Audit), encode(t, d.batch(0, 2)), 1, false)
+	if !c.acked() {
+		t.Fatal("no PUBACK before the revocation")
+	}
+	f.pki.revoke(d.id())
+	c.publish(topicOf(d, ship.Audit), encode(t, d.batch(2, 5)), 1, false)
+	if c.acked() {
+		t.Fatal("acknowledged after the revocation")
+	}
+	if dev, err := f.store.Device(t.Context(), d.id()); err != nil || dev.Size != 2 {
+		t.Errorf("%+v, %v", dev, err)
+	}
+}
+
 // TestFrontKeepsVictimConnected: an attacker with a good certificate of his own cannot push another device off.
 func TestFrontKeepsVictimConnected(t *testing.T) {
 	f := newFront(t, nil)

@@ -141,7 +141,7 @@ func (h *hook) OnPublish(cl *mqtt.Client, pk packets.Packet) (packets.Packet, er
 	if !ok {
 		return reject("no verified connection", packets.ErrNotAuthorized)
 	}
-	if now := time.Now(); now.Sub(dc.checked) >= reverify {
+	if now := time.Now(); now.Sub(dc.checked) >= h.front.cfg.Reverify {
 		if device, err := h.front.cfg.Verify(dc.ConnectionState()); err != nil || device != dc.device {
 			return reject("certificate no longer accepted", errors.Join(packets.ErrNotAuthorized, err))
 		}

@@ -285,7 +285,8 @@ func TestMosquittoACL(t *testing.T) {
 	p := newPKI(t)
 	broker := mosquitto(t, p)
 	f := newFixture(t)
-	run(t, newSubscriber(t, f, p, broker.addr))
+	sub := newSubscriber(t, f, p, broker.addr)
+	run(t, sub)
 	victim, thief := newDevice(t), newDevice(t)
 	victim.append(5)
 	thief.append(5)
@@ -330,6 +331,17 @@ func TestMosquittoACL(t *testing.T) {
 		t.Fatal("the victim was pushed off")
 	case <-time.After(5 * time.Second):
 		t.Fatal("no receipt")
+	}
+	if err := sub.Ring(victim.id(), "look"); err != nil {
+		t.Error(err)
+	}
+	select {
+	case msg := <-honest.Receipts():
+		if msg.Topic != topicOf(victim, ship.Doorbell) || string(msg.Payload) != "look" {
+			t.Errorf("instead of the doorbell: %+v", msg)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("no doorbell")
 	}
 	select {
 	case msg := <-taker.Receipts():
