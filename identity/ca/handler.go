@@ -54,7 +54,7 @@ func (c *CA) serveEnrol(w http.ResponseWriter, r *http.Request, label string, re
 	var refusal *identity.Refusal
 	switch {
 	case err == nil:
-		writeCerts(w, certs)
+		writeCerts(w, certs[:1]) // RFC 7030 4.2.3: only the certificate that was issued; cacerts has the rest
 	case !errors.As(err, &refusal):
 		// Our own trouble; what it is stays here.
 		http.Error(w, "the authority cannot issue now", http.StatusInternalServerError)

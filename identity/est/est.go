@@ -84,8 +84,8 @@ func (c *Client) SimpleReenroll(ctx context.Context, csr []byte, label string) (
 	return c.enroll(ctx, c.TLS, csr, label, "simplereenroll")
 }
 
-// Enroll implements identity.Enroller. Many authorities answer with the certificate alone, so what leads to the root is asked
-// for as well; when that fails the reply is passed on as it is, and the chain decides.
+// Enroll implements identity.Enroller. An authority answers with the certificate alone (RFC 7030 4.2.3), so what leads to the
+// root is asked for as well, unless the reply brought it.
 func (c *Client) Enroll(ctx context.Context, e identity.Enrolment) ([]*x509.Certificate, error) {
 	op := "simpleenroll"
 	if e.Renewal {
@@ -95,10 +95,11 @@ func (c *Client) Enroll(ctx context.Context, e identity.Enrolment) ([]*x509.Cert
 	if err != nil || slices.ContainsFunc(certs[1:], func(ca *x509.Certificate) bool { return certs[0].CheckSignatureFrom(ca) == nil }) {
 		return certs, err
 	}
-	if cas, err := c.cacerts(ctx, e.Label, e.TLS); err == nil {
-		certs = append(certs, cas...)
+	cas, err := c.cacerts(ctx, e.Label, e.TLS)
+	if err != nil {
+		return nil, err
 	}
-	return certs, nil
+	return append(certs, cas...), nil
 }
 
 func (c *Client) cacerts(ctx context.Context, label string, cfg *tls.Config) ([]*x509.Certificate, error) {
@@ -252,7 +253,7 @@ func (c *Client) reply(op string, resp *http.Response) ([]byte, error) {
 	if err != nil {
 		return nil, malformed(op, err)
 	}
-	if len(der) == 0 && op == "csrattrs" {
+	if op == "csrattrs" && (len(der) == 0 || bytes.Equal(der, []byte{0x30, 0x00})) { // an empty SEQUENCE
 		return nil, errNothing
 	}
 	return der, nil
