@@ -244,7 +244,7 @@ func TestFixesKeepEverythingElseOfAFile(t *testing.T) {
 	e := engine(t, dir, load(t, "base"))
 	apply(t, e, false, fixableIDs(e.Policy)...)
 	for name, want := range map[string]string{
-		"etc/default/dropbear":          "# arguments of the server\nDROPBEAR_ARGS=\"-R -p 22 -s -j -k\" # factory\n",
+		"etc/default/dropbear":          "# arguments of the server\nDROPBEAR_ARGS=\"-j -k -s -R -p 22\" # factory\n",
 		"etc/ssh/sshd_config":           "# OpenSSH server\nKbdInteractiveAuthentication no\nPasswordAuthentication no\nPermitRootLogin prohibit-password\nPermitEmptyPasswords no\nMatch Address 10.0.0.0/8\n\tPasswordAuthentication no\n",
 		"etc/sysctl.conf":               "# kernel\nkernel.kptr_restrict = 2\nkernel.randomize_va_space= 2\nfs.suid_dumpable = 0\nkernel.dmesg_restrict = 1\nfs.protected_symlinks = 1\n",
 		"etc/fstab":                     "# device	mount	type	options	dump pass\nproc	/proc	proc	defaults,nosuid,nodev,noexec	0	0\ntmpfs	/tmp	tmpfs	mode=1777,nosuid,nodev	0	0\n",
@@ -290,7 +290,7 @@ func TestDryRunShowsExactlyWhatApplyWrites(t *testing.T) {
 	if diffs < 20 {
 		t.Errorf("only %d changes", diffs)
 	}
-	want := "--- /etc/default/dropbear\n+++ /etc/default/dropbear\n@@ -1,2 +1,2 @@\n # arguments of the server\n-DROPBEAR_ARGS=\"-RB -p 22\" # factory\n+DROPBEAR_ARGS=\"-RB -p 22 -s\" # factory\n"
+	want := "--- /etc/default/dropbear\n+++ /etc/default/dropbear\n@@ -1,2 +1,2 @@\n # arguments of the server\n-DROPBEAR_ARGS=\"-RB -p 22\" # factory\n+DROPBEAR_ARGS=\"-s -RB -p 22\" # factory\n"
 	if f := finding(t, dry, "ssh.dropbear-password"); len(f.Changes) != 1 || f.Changes[0].Diff != want {
 		t.Errorf("difference is\n%+v\nwant\n%s", f.Changes, want)
 	}

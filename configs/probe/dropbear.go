@@ -221,7 +221,7 @@ func dropbearCall(line string) ([]string, bool) {
 			case i > 0 && strings.Contains(words[i-1], "="):
 				continue
 			}
-			return words[i+1:], true
+			return slices.DeleteFunc(words[i+1:], func(w string) bool { return w == "--" || slices.Contains(dropbearVariables(), w) }), true
 		}
 	}
 	return nil, false
@@ -309,6 +309,9 @@ func (c dropbearCheck) Fix(ctx context.Context, h *Host, want func(string) bool)
 	if h.Exists(uciFile) {
 		return c.fixUCI(ctx, h)
 	}
+	if len(c.bad(dropbearFlags(s.words), nil)) == 0 {
+		return nil, nil
+	}
 	if s.line > 0 {
 		t, err := openText(ctx, h, s.file)
 		if err != nil {
@@ -343,9 +346,17 @@ func (c dropbearCheck) Fix(ctx context.Context, h *Host, want func(string) bool)
 	return nil, fmt.Errorf("%s has the arguments in its own text: %w", printable(s.starter), ErrNoFix)
 }
 
-// words gives the arguments with denied flags taken out and missing ones added.
+// words gives the arguments with missing flags added and denied ones taken out. New flags go first: an option at the end
+// that lacks its value would swallow them.
 func (c dropbearCheck) words(value string, all []string) string {
 	var out []string
+	have := dropbearFlags(all)
+	for _, f := range slices.Concat(c.Set, c.All) {
+		if !have[f] {
+			have[f] = true
+			out = append(out, f)
+		}
+	}
 	for w := range strings.FieldsSeq(value) {
 		for _, d := range c.Deny {
 			if len(w) > 1 && w[0] == '-' && dropbearFlags([]string{w})[d] {
@@ -354,13 +365,6 @@ func (c dropbearCheck) words(value string, all []string) string {
 		}
 		if w != "-" {
 			out = append(out, w)
-		}
-	}
-	have := dropbearFlags(all)
-	for _, f := range slices.Concat(c.Set, c.All) {
-		if !have[f] {
-			have[f] = true
-			out = append(out, f)
 		}
 	}
 	return strings.Join(out, " ")

@@ -157,6 +157,9 @@ func (c dropbearCheck) fixUCI(ctx context.Context, h *Host) ([]Change, error) {
 			continue
 		}
 		have := sec.flags()
+		if len(c.bad(have, nil)) == 0 {
+			continue
+		}
 		for _, f := range slices.Concat(c.Set, c.All, c.Deny) {
 			option, value, known := uciFlag(f)
 			deny := slices.Contains(c.Deny, f)
