@@ -46,6 +46,7 @@ const (
 	storeSchema    = 1
 	storeFile      = "collect.db"
 	lockTimeout    = 3 * time.Second
+	mmapSize       = 1 << 30
 	leafBody       = 0
 	leafShed       = 1
 	noteCheckpoint = 'c'
@@ -119,7 +120,9 @@ func openBolt(path string, readOnly bool) (db *bbolt.DB, err error) {
 	err = guard(func() error {
 		db, err = bbolt.Open(path, 0o600, &bbolt.Options{
 			Timeout: lockTimeout, ReadOnly: readOnly,
-			NoFreelistSync: true, FreelistType: bbolt.FreelistMapType,
+			// Address space, not memory: without it a growing file waits for the reader of a long copy to finish.
+			InitialMmapSize: mmapSize,
+			NoFreelistSync:  true, FreelistType: bbolt.FreelistMapType,
 		})
 		return err
 	})

@@ -30,6 +30,10 @@ type CollectorConfig struct {
 	Alarm  func(Alarm)      // told of every message that raised an alarm; must not block; may be nil
 	Logger *slog.Logger     // may be nil
 
+	// Known says whether a device belongs to the fleet; nil means all do. Behind somebody else's broker it keeps a broker that
+	// makes up device ids from filling the store with alarms about them.
+	Known func(device string) bool
+
 	MissingAfter time.Duration // same unusable batch for this long: CodeMissing. 1 min
 }
 
@@ -72,12 +76,18 @@ const conflictTries = 8
 //
 // When it returns nil, everything the Result speaks of is durable and the message may be acknowledged to the device. An
 // error is one of storage: acknowledge nothing, the device sends again. What is wrong with the message itself is not an
-// error but an Alarm: it is stored as evidence and gets no receipt, so the device keeps its records.
+// error but an Alarm: it is stored as evidence and gets no receipt, so the device keeps its records. Only of a device that is
+// not Known nothing at all is stored.
 //
 // A batch beyond what is stored is not stored; the answer is a receipt for what there is, at which the device goes back. One
 // that overlaps is used from the first new record on. One that is already here is answered with the newest receipt.
 func (c *Collector) Ingest(ctx context.Context, device string, payload []byte) (Result, error) {
 	now := c.cfg.Now()
+	if c.cfg.Known != nil && !c.cfg.Known(device) {
+		a := Alarm{Device: device, Code: CodeUnknownDevice, Level: Warning, What: "not a device of this fleet", Last: now}
+		c.cfg.Logger.Warn("audit message of an unknown device dropped", "device", device)
+		return Result{Alarm: &a}, nil
+	}
 	c.mu.Lock()
 	c.seen[device] = now
 	c.mu.Unlock()

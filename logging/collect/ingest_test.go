@@ -294,6 +294,25 @@ func TestWhatIsWrongBecomesEvidence(t *testing.T) {
 	}
 }
 
+func TestUnknownDeviceLeavesNothing(t *testing.T) {
+	f := newFixture(t)
+	d := newDevice(t)
+	d.append(5)
+	c, err := collect.New(collect.CollectorConfig{Store: f.store, Key: f.key, Known: func(id string) bool { return id == "somebody else" }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, msg := range [][]byte{encode(t, d.batch(0, 5)), []byte("garbage")} {
+		res, err := c.Ingest(t.Context(), d.id(), msg)
+		if err != nil || res.Receipt != nil || res.Alarm == nil || res.Alarm.Code != collect.CodeUnknownDevice {
+			t.Errorf("%+v, %v", res, err)
+		}
+	}
+	if all, err := f.store.Devices(t.Context()); err != nil || len(all) != 0 {
+		t.Errorf("something was stored: %+v, %v", all, err)
+	}
+}
+
 func TestEpochs(t *testing.T) {
 	f := newFixture(t)
 	d := newDevice(t)

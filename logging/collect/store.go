@@ -103,6 +103,8 @@ const (
 	CodeNewEpoch = "new-epoch"
 	// CodeMissing: a device keeps sending from a record beyond what is here, so it no longer has what is missing.
 	CodeMissing = "records-missing"
+	// CodeUnknownDevice: a message in the name of a device that is not of this fleet. It is never stored.
+	CodeUnknownDevice = "unknown-device"
 )
 
 // Alarm is one kind of trouble with one log. It is raised once and then counted: a device that repeats the same forged batch
