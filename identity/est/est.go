@@ -92,6 +92,11 @@ func (c *Client) Enroll(ctx context.Context, e identity.Enrolment) ([]*x509.Cert
 		op = "simplereenroll"
 	}
 	certs, err := c.enroll(ctx, e.TLS, e.CSR, e.Label, op)
+	if refusal, ok := errors.AsType[*identity.Refusal](err); ok && refusal.Code == "not-found" && e.Label != "" {
+		// An authority that is not ours knows no labels; there the birth key enrols as it did the first time.
+		e.Label = ""
+		certs, err = c.enroll(ctx, e.TLS, e.CSR, e.Label, op)
+	}
 	if err != nil || slices.ContainsFunc(certs[1:], func(ca *x509.Certificate) bool { return certs[0].CheckSignatureFrom(ca) == nil }) {
 		return certs, err
 	}

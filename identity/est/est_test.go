@@ -120,6 +120,26 @@ func TestRedirectOnTheSameServer(t *testing.T) {
 	}
 }
 
+// TestRecoveryWithoutLabels: an authority that knows no labels still gets the birth key's request.
+func TestRecoveryWithoutLabels(t *testing.T) {
+	r := newRig(t, nil)
+	var paths []string
+	r.reply = func(w http.ResponseWriter, req *http.Request, csr *x509.CertificateRequest) {
+		if paths = append(paths, req.URL.Path); strings.Contains(req.URL.Path, "recover") {
+			http.NotFound(w, req)
+			return
+		}
+		r.certs(w, r.auth.Certify(csr, csr.PublicKey, nil))
+	}
+	e := identity.Enrolment{CSR: device(t), Label: identity.LabelRecover, TLS: r.client.TLS}
+	if certs, err := r.client.Enroll(t.Context(), e); err != nil || len(certs) != 3 {
+		t.Error(certs, err)
+	}
+	if len(paths) != 2 {
+		t.Errorf("asked %v", paths)
+	}
+}
+
 func TestAddresses(t *testing.T) {
 	for _, bad := range []string{"", "http://x", "https://", "x", "https://u:p@x", "https://x?y", "https://x#y", "ftp://x"} {
 		if _, err := est.New(bad, &tls.Config{}); err == nil {

@@ -241,7 +241,7 @@ func TestHostileReplies(t *testing.T) {
 		{"400", "denied", identity.ErrRefused, status(400)},
 		{"403", "denied", identity.ErrRefused, status(403)},
 		{"401", "unauthorized", identity.ErrRefused, status(401, "WWW-Authenticate", `Basic realm="x"`)},
-		{"404", "denied", identity.ErrRefused, status(404)},
+		{"404", "not-found", identity.ErrRefused, status(404)},
 		{"500", "server-error", identity.ErrRetry, status(500)},
 		{"301 to itself", "redirected", identity.ErrRefused, status(301, "Location", "simpleenroll")},
 		{"303", "redirected", identity.ErrRefused, status(303, "Location", "cacerts")},

@@ -54,6 +54,8 @@ func (c *Client) status(op string, resp *http.Response, body []byte) error {
 		return &Deferred{Op: op, Status: code, After: c.retryAfter(resp.Header.Get("Retry-After"))}
 	case code == http.StatusUnauthorized:
 		return refuse(op, "unauthorized", "the server wants other credentials (HTTP 401)", nil)
+	case code == http.StatusNotFound:
+		return refuse(op, "not-found", "the server does not offer this (HTTP 404)", nil)
 	case code >= 500:
 		return &identity.Refusal{Class: identity.ErrRetry, Code: "server-error", What: op, Why: fmt.Sprintf("HTTP %d%s", code, said(body))}
 	}

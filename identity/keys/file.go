@@ -35,17 +35,17 @@ const newSuffix = ".new"
 
 // Options of a file store. The zero value is right on a device.
 type Options struct {
-	Root  string                        // where hardware identifiers are read; "" is "/"
-	Now   func() time.Time              // trusted time for the date in a key file; nil is time.Now
-	Fault func(step, name string) error // for tests: called before each durable step; an error stops there
-	Ready func() error                  // whether the kernel's random generator is ready; nil asks the kernel
+	Root string           // where hardware identifiers are read; "" is "/"
+	Now  func() time.Time // trusted time for the date in a key file; nil is time.Now
 }
 
 // Files is a store of key files. It implements identity.Store.
 type Files struct {
 	dir   string
 	opt   Options
-	bound []ID // stable identifiers found when the store was opened
+	bound []ID                          // stable identifiers found when the store was opened
+	ready func() error                  // whether the kernel's random generator is ready
+	fault func(step, name string) error // called before each durable step; tests stop there
 }
 
 // File opens the store in dir, making the directory (mode 0700) when it is missing. A directory that is a symbolic link,
@@ -56,12 +56,6 @@ func File(dir string, opt Options) (*Files, error) {
 	}
 	if opt.Now == nil {
 		opt.Now = time.Now
-	}
-	if opt.Fault == nil {
-		opt.Fault = func(string, string) error { return nil }
-	}
-	if opt.Ready == nil {
-		opt.Ready = entropyReady
 	}
 	if err := ownDirectory(dir); err != nil {
 		return nil, err
@@ -75,7 +69,7 @@ func File(dir string, opt Options) (*Files, error) {
 			return nil, fmt.Errorf("remove half-written key: %w", err)
 		}
 	}
-	f := &Files{dir: dir, opt: opt}
+	f := &Files{dir: dir, opt: opt, ready: entropyReady, fault: func(string, string) error { return nil }}
 	for _, id := range HardwareIDs(opt.Root) {
 		if id.Stable {
 			f.bound = append(f.bound, id)
@@ -128,7 +122,7 @@ func (f *Files) Generate(slot identity.Slot) (identity.Key, error) {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("make key %s: %w", slot, err)
 	}
-	if err := f.opt.Ready(); err != nil {
+	if err := f.ready(); err != nil {
 		return nil, fmt.Errorf("make key %s: %w", slot, err)
 	}
 	f.stir()
@@ -192,7 +186,7 @@ func (f *Files) Destroy(slot identity.Slot) error {
 	if err != nil {
 		return err
 	}
-	if err := f.opt.Fault("remove", path); err != nil {
+	if err := f.fault("remove", path); err != nil {
 		return fmt.Errorf("destroy key %s: %w", slot, err)
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -222,7 +216,7 @@ func (f *Files) create(path string, b []byte) error {
 	if err != nil {
 		return err
 	}
-	if err := f.opt.Fault("write", tmp); err != nil {
+	if err := f.fault("write", tmp); err != nil {
 		w.Close()
 		return err
 	}
@@ -230,13 +224,13 @@ func (f *Files) create(path string, b []byte) error {
 	if err := errors.Join(err, w.Sync(), w.Close()); err != nil {
 		return errors.Join(err, os.Remove(tmp))
 	}
-	if err := f.opt.Fault("rename", path); err != nil {
+	if err := f.fault("rename", path); err != nil {
 		return err
 	}
 	if err := renameNew(tmp, path); err != nil {
 		return errors.Join(err, os.Remove(tmp))
 	}
-	if err := f.opt.Fault("sync", path); err != nil {
+	if err := f.fault("sync", path); err != nil {
 		return err
 	}
 	return syncDir(f.dir)

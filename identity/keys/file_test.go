@@ -284,10 +284,8 @@ func TestUnsafeDirectories(t *testing.T) {
 
 func TestNoKeyWithoutEntropy(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "keys")
-	f, err := keys.File(dir, keys.Options{Root: t.TempDir(), Ready: func() error { return identity.ErrEntropy }})
-	if err != nil {
-		t.Fatal(err)
-	}
+	f := store(t, dir, t.TempDir())
+	f.SetReady(func() error { return identity.ErrEntropy })
 	if _, err := f.Generate(identity.SlotBirth); !errors.Is(err, identity.ErrEntropy) {
 		t.Fatal(err)
 	}
@@ -301,16 +299,14 @@ func TestCutWhileWriting(t *testing.T) {
 	cut := errors.New("power cut")
 	for _, at := range []string{"write", "rename", "sync", "remove"} {
 		dir, root := filepath.Join(t.TempDir(), "keys"), bound(t, "100000003d1e2f0a")
-		f, err := keys.File(dir, keys.Options{Root: root, Fault: func(step, _ string) error {
+		f := store(t, dir, root)
+		f.SetFault(func(step, _ string) error {
 			if step == at {
 				return fmt.Errorf("%w at %s", cut, step)
 			}
 			return nil
-		}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, err = f.Generate(identity.SlotA)
+		})
+		_, err := f.Generate(identity.SlotA)
 		if at == "remove" {
 			err = f.Destroy(identity.SlotA)
 		}
