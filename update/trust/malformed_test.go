@@ -56,6 +56,9 @@ func TestMalformedUnsigned(t *testing.T) {
 	}
 	for _, file := range []string{timestampFile, snapshotFile, targetsFile, rootFile} {
 		role := strings.TrimSuffix(strings.TrimPrefix(strings.TrimPrefix(file, "metadata/"), "2."), ".json")
+		if testing.Short() && file != timestampFile {
+			continue // one role is enough where a program is emulated
+		}
 		for name, doc := range docs {
 			doc = strings.ReplaceAll(doc, "ROLE", role)
 			t.Run(role+" "+name, func(t *testing.T) {

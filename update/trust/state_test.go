@@ -4,6 +4,7 @@ package trust_test
 
 import (
 	"bytes"
+	"maps"
 	"testing"
 
 	"github.com/backstay/backstay/update/trust"
@@ -22,6 +23,9 @@ func TestDamagedState(t *testing.T) {
 		"bit":       func(b []byte) []byte { c := bytes.Clone(b); c[len(c)/3] ^= 4; return c },
 		"swapped":   func([]byte) []byte { return nil },
 		"null meta": func([]byte) []byte { return []byte(`{"signed":{"_type":"timestamp","meta":null},"signatures":null}`) },
+	}
+	if testing.Short() { // enough where a program is emulated
+		maps.DeleteFunc(damage, func(how string, _ func([]byte) []byte) bool { return how != "cut" && how != "null meta" })
 	}
 	parts := map[string]func(*trust.State) *[]byte{
 		"timestamp": func(s *trust.State) *[]byte { return &s.Timestamp },
