@@ -317,6 +317,8 @@ func (f *repoFlags) next(code string) string {
 		return "say --downgrade if devices are to go back on purpose"
 	case "simulation":
 		return "nothing was published; undo the last change or sign what it needs"
+	case "clock", "from-the-future":
+		return "set this machine's clock"
 	case "key-readable":
 		return "chmod 600 the key file, and think about who may have read it"
 	case "too-large":

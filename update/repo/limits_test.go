@@ -28,13 +28,14 @@ func TestVersionRange(t *testing.T) {
 // late: here more releases than one role may have.
 func TestTooManyReleases(t *testing.T) {
 	f := newProduct(t)
-	hardware := make([]string, 64) // 64 long names make an entry of over 4 kB
-	for i := range hardware {
-		hardware[i] = fmt.Sprintf("acme-cam-with-a-name-that-is-sixty-four-bytes-long-in-all-%06d", i)
+	// 128 references of 64 bytes make an entry of over 8 kB.
+	refs := make([]string, 128)
+	for i := range refs {
+		refs[i] = fmt.Sprintf("CVE-with-a-name-that-is-sixty-four-bytes-long-all-in-all-%07d", i)
 	}
 	var err error
-	for i := 0; i < repo.MaxRole/4000 && err == nil; i++ {
-		_, err = f.add(repo.NewRelease{Version: fmt.Sprint(i), Compatible: hardware}, fmt.Sprint("image ", i))
+	for i := 0; i < repo.MaxRole/8000 && err == nil; i++ {
+		_, err = f.add(repo.NewRelease{Version: fmt.Sprint(i), Advisories: refs}, fmt.Sprint("image ", i))
 	}
 	wantCode(t, err, "too-large")
 }

@@ -202,8 +202,10 @@ func (r *Repo) online(s *site, role string, meta map[string]*metadata.MetaFiles)
 	switch {
 	case err == nil:
 		next = d.version() + 1
-		old := d.snapshotMeta()
-		if sameMeta(old, meta) && !r.dueAt(d).Before(r.now()) && authorityOf(s.root, role).verify(d) == nil {
+		if d.issued().After(r.now().Add(time.Minute)) {
+			return nil, refuse("clock", "sign "+role, "version %d was signed on %s, which this machine's clock has not reached", d.version(), formatTime(d.issued()))
+		}
+		if sameMeta(d.snapshotMeta(), meta) && !r.dueAt(d).Before(r.now()) && authorityOf(s.root, role).verify(d) == nil {
 			return d, nil
 		}
 	case !errors.Is(err, errAbsent):
@@ -247,6 +249,9 @@ func (r *Repo) refreshAssign() error {
 	d, err := r.current(roleAssign)
 	if err != nil || r.dueAt(d).After(r.now()) {
 		return nil // inForce says what is wrong with it
+	}
+	if _, err := newest(r.stagedDir(), roleAssign); err == nil {
+		return nil // an edit waits for signatures, which staging again would drop
 	}
 	if d, err = d.clone(); err != nil {
 		return err

@@ -228,6 +228,17 @@ func TestPublishIsIdempotentAndRefreshes(t *testing.T) {
 	wantCode(t, err, "unknown-target") // nothing rolled out, and nothing else wrong
 }
 
+// With a clock that went back, what is signed would expire too early, or look
+// older than what devices have.
+func TestPublishRefusesAClockThatWentBack(t *testing.T) {
+	f := newProduct(t)
+	f.now = f.now.Add(time.Hour)
+	f.publish()
+	f.now = f.now.Add(-time.Hour)
+	_, err := f.Publish(context.Background())
+	wantCode(t, err, "clock")
+}
+
 func TestPublishRefusesExpired(t *testing.T) {
 	f := newProduct(t)
 	f.publish()
