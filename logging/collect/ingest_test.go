@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	mrand "math/rand/v2"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -466,6 +467,65 @@ func TestOpenLive(t *testing.T) {
 		t.Errorf("%+v, %v", dev, err)
 	}
 	live.Close()
+}
+
+// TestBrokenOffCopyIsNotAStore: the owner of the store dies in the middle of a copy.
+func TestBrokenOffCopyIsNotAStore(t *testing.T) {
+	f := newFixture(t)
+	d := newDevice(t)
+	d.append(20)
+	f.ingest(t, d.id(), encode(t, d.batch(0, 20)))
+	f.store.Close()
+	whole, err := os.ReadFile(filepath.Join(f.dir, "collect.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []int{0, 5, len(whole) / 2, len(whole)} {
+		dir := t.TempDir()
+		l, err := net.Listen("unix", filepath.Join(dir, "collect.sock"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			if c, err := l.Accept(); err == nil {
+				c.Write(whole[:n])
+				c.Close()
+			}
+		}()
+		if s, err := collect.OpenLive(t.Context(), dir); !errors.Is(err, logging.ErrRetry) {
+			t.Errorf("%d of %d bytes: %v, %v", n, len(whole), s, err)
+		}
+		l.Close()
+	}
+}
+
+// TestAppendComparesAndSets: a commit on a state that is no longer there changes nothing.
+func TestAppendComparesAndSets(t *testing.T) {
+	f := newFixture(t)
+	d := newDevice(t)
+	d.append(30)
+	head := func(size uint64, leaves []logging.Leaf) logging.Head {
+		h := logging.Head{Origin: d.origin}
+		for _, l := range leaves[:size] {
+			h.Tree.Append(l.Hash)
+		}
+		return h
+	}
+	f.ingest(t, d.id(), encode(t, d.batch(0, 20)))
+	other := slices.Clone(d.leaves)
+	other[3].Hash[0] ^= 1
+	for name, base := range map[string]logging.Head{
+		"new log": head(0, d.leaves), "older": head(10, d.leaves), "newer": head(30, d.leaves), "another root": head(20, other),
+	} {
+		err := f.store.Append(t.Context(), collect.Commit{Base: base, Next: head(30, d.leaves), Leaves: d.leaves[20:30],
+			SPKI: d.signer.SPKI(), Checkpoint: []byte("c"), Receipt: []byte("r"), Time: f.now})
+		if !errors.Is(err, collect.ErrConflict) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if rep := f.verify(t, d.origin); rep.Size != 20 {
+		t.Errorf("%d records", rep.Size)
+	}
 }
 
 // TestStorageFailureIsAnError: when it cannot be stored there must be neither receipt nor acknowledgement.
