@@ -139,7 +139,7 @@ func compare(a, b []string) []edit {
 
 func middle(a, b []string) []edit {
 	var out []edit
-	if len(a) == 0 || len(b) == 0 || len(a)*len(b) > maxDiffWork {
+	if len(a) == 0 || len(b) == 0 || int64(len(a))*int64(len(b)) > maxDiffWork {
 		for _, s := range a {
 			out = append(out, edit{'-', s})
 		}
