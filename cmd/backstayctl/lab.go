@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -97,18 +96,20 @@ func (l *lab) run(ctx context.Context, env *cli.Env, _ []string) error {
 
 // play runs the story. Power and server end with it.
 func (l *lab) play(ctx context.Context) error {
-	ctx, off := context.WithCancel(ctx)
+	ctx, end := context.WithCancel(ctx)
+	power, off := context.WithCancel(ctx)
 	var powered sync.WaitGroup
 	defer func() {
 		off()
 		powered.Wait()
+		end() // the server
 	}()
 	steps := []labStep{
 		{"fleet", "authority, repository with root keys 2 of 3, server on mutual TLS", l.startFleet},
 		{"factory", "three devices make their own keys; the birth list knows their names", l.makeDevices},
 		{"enrolment", "each device gets its certificate over EST", func(ctx context.Context) (string, error) {
 			for _, d := range l.devices {
-				powered.Go(func() { d.power(ctx) })
+				powered.Go(func() { d.power(power) })
 			}
 			return l.enrolled(ctx)
 		}},
@@ -144,7 +145,7 @@ func (l *lab) startFleet(ctx context.Context) (string, error) {
 			return "", err
 		}
 	}
-	if err := l.fleet.release(ctx, labFactory, l.image(labFactory), 1); err != nil {
+	if err := errors.Join(l.fleet.release(ctx, labFactory, l.image(labFactory), 1), l.fleet.republish(ctx)); err != nil {
 		return "", err
 	}
 	if err := copyTree(l.fleet.path("repo/public"), l.fleet.path("old-public")); err != nil {
@@ -184,39 +185,56 @@ func (l *lab) enrolled(ctx context.Context) (string, error) {
 	return fmt.Sprintf("%d of %d", len(l.devices), len(l.devices)), err
 }
 
-// repaired asks each device for the planted rules again: what could be repaired now passes, the rest is reported as failing.
+// repaired asks each device for the planted rules: most have been repaired by then. A repair that could lock somebody out waits
+// until a person names the rule, which is done here; the rest only a new image can mend, and is reported as failing.
 func (l *lab) repaired(ctx context.Context) (string, error) {
 	if err := l.each(ctx, l.devices, "baseline checked", func(s control.Status) bool { return !s.Baseline.CheckedAt.IsZero() }); err != nil {
 		return "", err
 	}
-	fixed, reported := 0, 0
+	atOnce, named, reported := 0, 0, 0
 	for _, d := range l.devices {
-		out, err := d.command(ctx, "baseline", "check", "--json")
-		if exit, ok := errors.AsType[*labExit](err); ok && exit.code == int(cli.ExitFindings) {
-			err = nil
-		}
+		waiting, rest, err := l.failing(ctx, d)
 		if err != nil {
-			return "", fmt.Errorf("%s: %w", d.name, err)
-		}
-		var f control.Findings
-		if err := json.Unmarshal(out, &f); err != nil {
 			return "", err
 		}
-		for _, rule := range l.planted {
-			i := slices.IndexFunc(f.Items, func(x control.Finding) bool { return x.Rule == rule })
-			switch {
-			case i < 0:
-				return "", fmt.Errorf("%s: planted defect %s was not looked for", d.name, rule)
-			case f.Items[i].Result == "pass" || f.Items[i].Result == "reboot-needed":
-				fixed++
-			case f.Items[i].Result == "fail" && !f.Items[i].Fixable:
-				reported++
-			default:
-				return "", fmt.Errorf("%s: planted defect %s is %s: %s", d.name, rule, f.Items[i].Result, f.Items[i].Reason)
-			}
+		if _, err := d.findings(ctx, append([]string{"baseline", "apply"}, waiting...)...); err != nil {
+			return "", err
+		}
+		still, _, err := l.failing(ctx, d)
+		if err != nil {
+			return "", err
+		}
+		if len(still) > 0 {
+			return "", fmt.Errorf("%s: not repaired although named: %v", d.name, still)
+		}
+		atOnce, named, reported = atOnce+len(l.planted)-len(waiting)-len(rest), named+len(waiting), reported+len(rest)
+	}
+	return fmt.Sprintf("%d planted and found: %d repaired at once, %d when named, %d reported (only a new image mends them)",
+		len(l.devices)*len(l.planted), atOnce, named, reported), nil
+}
+
+// failing returns the planted rules that fail on a device: those that can be repaired there, and the others.
+func (l *lab) failing(ctx context.Context, d *labDevice) (fixable, rest []string, err error) {
+	f, err := d.findings(ctx, "baseline", "check")
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, rule := range l.planted {
+		i := slices.IndexFunc(f.Items, func(x control.Finding) bool { return x.Rule == rule })
+		if i < 0 {
+			return nil, nil, fmt.Errorf("%s: planted defect %s was not looked for", d.name, rule)
+		}
+		switch x := f.Items[i]; {
+		case x.Result == "pass" || x.Result == "reboot-needed":
+		case x.Result == "fail" && x.Fixable:
+			fixable = append(fixable, rule)
+		case x.Result == "fail":
+			rest = append(rest, rule)
+		default:
+			return nil, nil, fmt.Errorf("%s: planted defect %s is %s: %s", d.name, rule, x.Result, x.Reason)
 		}
 	}
-	return fmt.Sprintf("%d planted: %d repaired, %d that only a new image can mend are reported", 3*len(l.planted), fixed, reported), nil
+	return fixable, rest, nil
 }
 
 func (l *lab) updated(ctx context.Context) (string, error) {
@@ -224,6 +242,9 @@ func (l *lab) updated(ctx context.Context) (string, error) {
 		return "", err
 	}
 	if err := l.fleet.release(ctx, labBroken, l.image(labBroken), 2, l.devices[2].id); err != nil {
+		return "", err
+	}
+	if err := l.fleet.republish(ctx); err != nil {
 		return "", err
 	}
 	err := l.each(ctx, l.devices[:2], "on "+labNext, func(s control.Status) bool {

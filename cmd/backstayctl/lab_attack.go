@@ -9,11 +9,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/backstay/backstay/agent/control"
 	"github.com/backstay/backstay/cmd/internal/cli"
 	"github.com/backstay/backstay/logging/spool/spooltest"
+	"github.com/backstay/backstay/update"
 	"github.com/backstay/backstay/update/repo"
 )
 
@@ -73,14 +75,14 @@ func (l *lab) attackRevoked(ctx context.Context) (string, error) {
 	if err := l.each(ctx, l.devices, "on root 2", func(s control.Status) bool { return s.Trust.RootVersion == 2 }); err != nil {
 		return "", err
 	}
-	r, err := repo.Open(stolen, repo.Options{Now: func() time.Time { return time.Now().Add(2 * time.Hour) }})
+	r, err := repo.Open(stolen, repo.Options{})
 	if err != nil {
 		return "", err
 	}
 	defer r.Close()
-	// Several rounds, so that the thief's versions are above the honest ones.
-	for range 3 {
-		if _, err := r.StartRollout(repo.Rollout{Product: labProduct, Version: labNext}); err != nil {
+	// Several edits, so that the thief's versions are above the honest ones.
+	for _, edit := range []func(string, string) (update.Assignment, error){r.PauseRollout, r.ResumeRollout, r.PauseRollout, r.ResumeRollout} {
+		if _, err := edit(labProduct, labNext); err != nil {
 			return "", err
 		}
 		if _, err := r.Publish(ctx); err != nil {
@@ -90,63 +92,56 @@ func (l *lab) attackRevoked(ctx context.Context) (string, error) {
 	return l.refused(ctx, filepath.Join(stolen, "public"), "bad-signature")
 }
 
-// attackFreeze: the newest timestamp is made to live for seconds only, and the mirror keeps serving it.
+// attackFreeze: the mirror keeps serving a set of metadata that was good a moment ago, and does not show what the operator
+// publishes after it.
 func (l *lab) attackFreeze(ctx context.Context) (string, error) {
 	const life = 3 * time.Second
-	policy := l.fleet.path("repo/policy.json")
-	honest, err := os.ReadFile(policy)
+	r, err := repo.Open(l.fleet.path("repo"), repo.Options{TimestampLife: life})
 	if err != nil {
 		return "", err
 	}
-	if err := setTimestampLife(policy, honest, life); err != nil {
+	defer r.Close()
+	began := time.Now()
+	if _, err := r.PauseRollout(labProduct, labBroken); err != nil {
 		return "", err
 	}
-	frozen := time.Now()
-	if err := l.fleet.republish(ctx); err != nil {
+	if _, err := r.Publish(ctx); err != nil {
 		return "", err
 	}
 	dir, err := l.mirror("freeze")
 	if err != nil {
 		return "", err
 	}
-	if err := errors.Join(os.WriteFile(policy, honest, 0o644), l.fleet.republish(ctx), l.fleet.serveDir(dir)); err != nil {
+	if err := l.fleet.serveDir(dir); err != nil {
 		return "", err
+	}
+	if err := errors.Join(r.Close(), l.fleet.republish(ctx)); err != nil {
+		return "", err
+	}
+	if _, err := l.devices[0].command(ctx, "update", "check"); err != nil {
+		return "", fmt.Errorf("before the metadata expired: %w", err)
 	}
 	select {
 	case <-ctx.Done():
 		return "", ctx.Err()
-	case <-time.After(time.Until(frozen.Add(life + time.Second))):
+	case <-time.After(time.Until(began.Add(life + 2*time.Second))):
 	}
 	return l.refused(ctx, dir, "metadata-expired")
 }
 
-func setTimestampLife(path string, policy []byte, life time.Duration) error {
-	var p map[string]any
-	if err := json.Unmarshal(policy, &p); err != nil {
-		return err
-	}
-	expiry, ok := p["expiry"].(map[string]any)
-	if !ok {
-		return errors.New("policy.json has no expiry")
-	}
-	expiry["timestamp"] = life.String()
-	b, err := json.Marshal(p)
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(path, b, 0o644)
-}
-
 func (l *lab) attackImage(ctx context.Context) (string, error) {
-	// The rollout is for cam-1, so that the others do not meet it as well.
-	if err := l.fleet.serveDir(l.fleet.path("old-public")); err != nil {
-		return "", err
-	}
-	if err := l.fleet.release(ctx, labForged, l.image(labForged), 2, l.devices[0].id); err != nil {
-		return "", err
-	}
-	dir, err := l.mirror("image")
+	// The rollout is for cam-1. The mirror is the attacker's before the release is published.
+	dir, err := l.mirror("before")
 	if err != nil {
+		return "", err
+	}
+	if err := l.fleet.serveDir(dir); err != nil {
+		return "", err
+	}
+	if err := errors.Join(l.fleet.release(ctx, labForged, l.image(labForged), 2, l.devices[0].id), l.fleet.republish(ctx)); err != nil {
+		return "", err
+	}
+	if dir, err = l.mirror("image"); err != nil {
 		return "", err
 	}
 	image, err := publishedImage(dir, labForged)
@@ -178,16 +173,30 @@ func (l *lab) attackImage(ctx context.Context) (string, error) {
 	return fmt.Sprintf("refused, %s: %s", h.Items[0].Code, h.Items[0].Why), l.fleet.serveDir(l.fleet.path("repo/public"))
 }
 
-// attackLog edits a record past the running agent. The device sees it, and so would whoever holds a receipt.
+// attackLog edits a record past the running agent. The device sees it at the next look, and so would whoever holds a receipt. When
+// the agent starts again, it puts the damaged log aside and begins a new epoch whose first record says why.
 func (l *lab) attackLog(ctx context.Context) (string, error) {
+	const record = 3
 	d := l.devices[1]
 	if err := l.each(ctx, l.devices[1:2], "acknowledged", acknowledged); err != nil {
 		return "", err
 	}
-	if err := spooltest.Tamper(d.path("state/audit"), 3); err != nil {
+	if err := spooltest.Tamper(d.path("state/audit"), record); err != nil {
 		return "", err
 	}
-	return expectRefusal(ctx, d, "record-altered", "audit", "verify")
+	out, err := d.command(ctx, "audit", "verify", "--json")
+	exit, ok := errors.AsType[*labExit](err)
+	var r control.AuditReport
+	if !ok || exit.code != int(cli.ExitFindings) || json.Unmarshal(out, &r) != nil || r.Bad == nil || r.Bad.Code != "record-altered" || r.Bad.First != record {
+		return "", fmt.Errorf("cam-2: the edit of record %d was not named: %w %s", record, err, out)
+	}
+	if err := d.restart(); err != nil {
+		return "", err
+	}
+	err = l.each(ctx, l.devices[1:2], "on a new epoch", func(s control.Status) bool {
+		return strings.HasSuffix(s.Audit.Origin, "/2") && acknowledged(s)
+	})
+	return fmt.Sprintf("refused, %s: %s; epoch 2 says so", r.Bad.Code, r.Bad.Why), err
 }
 
 // acknowledged: a collector has signed for every record.

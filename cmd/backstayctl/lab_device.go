@@ -147,7 +147,7 @@ func (d *labDevice) birth(ctx context.Context) (spki string, err error) {
 
 // run runs a command of the device to its end and returns what it printed. An error carries the exit code and the text.
 func (d *labDevice) run(ctx context.Context, program string, args ...string) ([]byte, error) {
-	cmd := exec.CommandContext(ctx, program, append(args, "--config", d.path("etc/config.json"))...)
+	cmd := exec.CommandContext(ctx, program, append([]string{"--config", d.path("etc/config.json")}, args...)...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()
@@ -265,4 +265,23 @@ func (d *labDevice) status(ctx context.Context) (s control.Status, err error) {
 // call asks the running agent for something else.
 func (d *labDevice) call(ctx context.Context, method string, result any) error {
 	return (&control.Client{Socket: d.path("run/control.sock")}).Call(ctx, method, control.None{}, result)
+}
+
+// findings runs a command that answers with findings; that there are some is not an error.
+func (d *labDevice) findings(ctx context.Context, args ...string) (f control.Findings, err error) {
+	out, err := d.command(ctx, append([]string{args[0], args[1], "--json"}, args[2:]...)...)
+	if exit, ok := errors.AsType[*labExit](err); ok && exit.code == int(cli.ExitFindings) {
+		err = nil
+	}
+	if err != nil {
+		return f, fmt.Errorf("%s: %w", d.name, err)
+	}
+	return f, json.Unmarshal(out, &f)
+}
+
+// restart makes the init system start the agent again.
+func (d *labDevice) restart() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.cmd.Process.Signal(syscall.SIGTERM)
 }

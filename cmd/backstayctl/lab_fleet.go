@@ -53,11 +53,21 @@ func (f *labFleet) create() error {
 	if err != nil {
 		return err
 	}
-	f.factoryRoot, err = r.FactoryRoot()
-	return errors.Join(err, r.Close(), f.serveDir(f.path("repo/public")))
+	defer r.Close()
+	if err := r.AddProduct(labProduct, repo.RoleKeys{}); err != nil {
+		return err
+	}
+	if _, err := r.SignAll(); err != nil {
+		return err
+	}
+	if f.factoryRoot, err = r.FactoryRoot(); err != nil {
+		return err
+	}
+	return f.serveDir(f.path("repo/public"))
 }
 
-// release adds an image, signs for it, rolls it out, to the named devices only if there are any, and publishes.
+// release adds an image, signs for it and rolls it out, to the named devices only if there are any. It is in force
+// once published.
 func (f *labFleet) release(ctx context.Context, version, image string, floor uint64, devices ...string) error {
 	r, err := repo.Open(f.path("repo"), repo.Options{})
 	if err != nil {
@@ -76,10 +86,7 @@ func (f *labFleet) release(ctx context.Context, version, image string, floor uin
 	if _, err := r.SignAll(); err != nil {
 		return err
 	}
-	if _, err := r.StartRollout(repo.Rollout{Product: labProduct, Version: version, Devices: devices}); err != nil {
-		return err
-	}
-	_, err = r.Publish(ctx)
+	_, err = r.StartRollout(repo.Rollout{Product: labProduct, Version: version, Devices: devices})
 	return err
 }
 
@@ -142,10 +149,13 @@ func (f *labFleet) start(ctx context.Context, more ...string) error {
 		return err
 	}
 	f.server = cmd
-	var r ready
-	if err := json.NewDecoder(bufio.NewReader(out)).Decode(&r); err != nil {
+	var r struct {
+		ready
+		Message string // of an error
+	}
+	if err := json.NewDecoder(bufio.NewReader(out)).Decode(&r); err != nil || r.Message != "" {
 		text, _ := os.ReadFile(f.path("server.log"))
-		return fmt.Errorf("start server: %w\n%s", err, text)
+		return fmt.Errorf("start server: %s %w\n%s", r.Message, err, text)
 	}
 	f.estURL, f.repoURL, f.brokerURL, f.receiptKey = r.EST, r.Repo, r.MQTT, r.ReceiptKey
 	return nil

@@ -80,7 +80,7 @@ func (s *serve) run(ctx context.Context, env *cli.Env) error {
 	if err := os.MkdirAll(s.collectorDir, 0o700); err != nil {
 		return err
 	}
-	key, err := collect.OpenKey(filepath.Join(s.collectorDir, "receipt.key"), authority.Name()+"/collector")
+	key, err := collect.OpenKey(filepath.Join(s.collectorDir, "receipt.key"), strings.ReplaceAll(authority.Name(), " ", "-")+"/collector")
 	if err != nil {
 		return err
 	}

@@ -216,7 +216,11 @@ func (r *Repo) online(s *site, role string, meta map[string]*metadata.MetaFiles)
 	}
 	d = newDocument(role)
 	d.setMeta(meta)
-	d.stamp(next, r.now(), r.policy.Expiry.of(role))
+	life := r.policy.Expiry.of(role)
+	if role == roleTimestamp && r.brief > 0 {
+		life = min(life, r.brief)
+	}
+	d.stamp(next, r.now(), life)
 	a := authorityOf(s.root, role)
 	have := 0
 	for _, id := range a.set.ids {

@@ -58,6 +58,11 @@ type Options struct {
 	// seconds if zero.
 	Wait time.Duration
 
+	// TimestampLife makes the timestamps of this Repo live for less than the
+	// policy says, in seconds and up; the policy's life if zero. The next Publish
+	// without it must come before that time is over.
+	TimestampLife time.Duration
+
 	// Emit receives what is also written to actions.log; may be nil.
 	Emit update.Emit
 }
@@ -71,6 +76,7 @@ type Repo struct {
 	openOther func(uri string) (crypto.Signer, error)
 	emit      update.Emit
 	wait      time.Duration
+	brief     time.Duration // life of a timestamp when shorter than the policy's; 0: the policy's
 }
 
 // Open opens the repository in dir and locks it against other processes. If the lock
@@ -100,7 +106,7 @@ func Open(dir string, o Options) (*Repo, error) {
 }
 
 func newRepo(dir string, o Options) *Repo {
-	r := &Repo{dir: dir, now: o.Now, openOther: o.OpenKey, emit: o.Emit, wait: o.Wait}
+	r := &Repo{dir: dir, now: o.Now, openOther: o.OpenKey, emit: o.Emit, wait: o.Wait, brief: o.TimestampLife}
 	if r.now == nil {
 		r.now = time.Now
 	}
