@@ -76,3 +76,6 @@ func refuse(code, what, why string) *Refusal { return &Refusal{Code: code, What:
 func refuseErr(code, what string, err error) *Refusal {
 	return &Refusal{Code: code, What: what, Why: err.Error(), Err: err}
 }
+
+// ErrorCode returns Code, for whoever shows the error.
+func (r *Refusal) ErrorCode() string { return r.Code }

@@ -206,11 +206,7 @@ func (l *Log) write(events []logging.Event) (written bool, err error) {
 
 // holds reports whether the store has exactly the records of tree.
 func (l *Log) holds(tree logging.Tree) bool {
-	var s state
-	err := l.view(func(b *bbolt.Bucket) (err error) {
-		s, err = parseState(b.Get(stateKey))
-		return err
-	})
+	s, err := l.stored()
 	return err == nil && s.epoch == l.epoch && s.marks.size == tree.Size() && s.tree.Root() == tree.Root()
 }
 

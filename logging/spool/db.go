@@ -125,20 +125,47 @@ func openError(path string, err error) error {
 }
 
 // update runs fn in a write transaction and commits it; nil means durable. After an error the transaction may have been
-// committed all the same.
+// committed all the same, so the positions are read back: were they not, the next reader would look for records that are
+// gone and take the store for damaged.
 func (l *Log) update(op string, fn func(*bbolt.Bucket) error) error {
-	apply, cut := l.cut(op)
-	if cut != nil && !apply {
-		return cut
+	apply, err := l.cut(op)
+	if apply {
+		err = errors.Join(err, updateDB(l.db, fn))
 	}
-	if err := updateDB(l.db, fn); err != nil {
-		return fmt.Errorf("write %s: %w", storeName, err)
+	if err == nil {
+		l.full.measure(l.db)
+		return nil
 	}
-	l.full.measure(l.db)
-	return cut
+	if !isDamage(err) {
+		l.resync()
+	}
+	return fmt.Errorf("write %s: %w", storeName, err)
 }
 
-// cut asks the fuse of a test whether op fails, and whether it happens all the same.
+// resync takes over the positions and receipts of the store, as long as it holds the records this process knows.
+func (l *Log) resync() {
+	s, err := l.stored()
+	if err != nil || s.epoch != l.epoch || s.marks.size != l.marks.size || s.tree.Root() != l.tree.Root() {
+		return
+	}
+	l.marks, l.min, l.full.shed = s.marks, s.min, s.shed
+	if l.read.Size() < l.min.Size() {
+		l.read = l.min.Clone()
+	}
+	if list, err := l.loadReceipts(); err == nil {
+		l.receipts = list
+	}
+}
+
+func (l *Log) stored() (s state, err error) {
+	err = l.view(func(b *bbolt.Bucket) (err error) {
+		s, err = parseState(b.Get(stateKey))
+		return err
+	})
+	return s, err
+}
+
+// cut asks the fuse of a test whether op fails, and whether it happens all the same; without a fuse it happens.
 func (l *Log) cut(op string) (apply bool, err error) {
 	if l.fuse == nil {
 		return true, nil
