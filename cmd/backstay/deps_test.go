@@ -28,7 +28,7 @@ var notOnDevice = map[string]string{
 
 // importers lists which packages of ours may import an outside module, so that replacing one is work in one place.
 var importers = map[string][]string{
-	"github.com/theupdateframework/go-tuf/v2": {"update/trust", "update/repo"},
+	"github.com/theupdateframework/go-tuf/v2": {"update/trust", "update/trust/trusttest", "update/repo"},
 	"github.com/eclipse/paho.mqtt.golang":     {"logging/ship"},
 	"go.etcd.io/bbolt":                        {"agent/store", "logging/spool", "logging/collect"},
 	"github.com/mochi-mqtt/server/v2":         {"logging/collect"},

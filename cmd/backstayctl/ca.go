@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
@@ -212,20 +213,27 @@ func dash(s string) string {
 
 func caServerCommand() *cli.Command {
 	var dir, out string
+	var client bool
 	return &cli.Command{
 		Name: "server", Args: "NAME...", Short: "issue a certificate for a server that is not ours, a broker or a web server",
 		Long: `Writes OUT.crt (the certificate, then the issuing certificate) and OUT.key. NAME is a host name or an IP address, as devices
-use it. "backstayctl serve" needs none of this: it issues its own.`,
+use it. "backstayctl serve" needs none of this: it issues its own. With --client the certificate is for a program that connects to
+such a broker, and NAME is its user name there: "backstayctl ca server --client --out collector collector".`,
 		Flags: func(fs *flag.FlagSet) {
 			caFlag(fs, &dir)
 			fs.StringVar(&out, "out", "server", "`path` of the two files, without the ending")
+			fs.BoolVar(&client, "client", false, "for a client of somebody else's broker, not for a server")
 		},
 		Run: func(_ context.Context, env *cli.Env, args []string) error {
 			c, err := ca.Load(dir, ca.Options{})
 			if err != nil {
 				return err
 			}
-			cert, err := c.IssueServer(args)
+			issue := c.IssueServer
+			if client {
+				issue = func(names []string) (tls.Certificate, error) { return c.IssueClient(names[0]) }
+			}
+			cert, err := issue(args)
 			if err != nil {
 				return err
 			}

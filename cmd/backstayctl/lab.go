@@ -44,6 +44,7 @@ type lab struct {
 	agent, dir, broker string
 
 	fleet   labFleet
+	killed  func() int // how often the broker was killed; nil with the front
 	devices []*labDevice
 	planted []string // rules the planted defaults break
 	report  labReport
@@ -105,7 +106,9 @@ func (l *lab) play(ctx context.Context) error {
 		end() // the server
 	}()
 	steps := []labStep{
-		{"fleet", "authority, repository with root keys 2 of 3, server on mutual TLS", l.startFleet},
+		{"fleet", "authority, repository with root keys 2 of 3, server on mutual TLS", func(ctx context.Context) (string, error) {
+			return l.startFleet(ctx, func(run func(context.Context)) { powered.Go(func() { run(power) }) })
+		}},
 		{"factory", "three devices make their own keys; the birth list knows their names", l.makeDevices},
 		{"enrolment", "each device gets its certificate over EST", func(ctx context.Context) (string, error) {
 			for _, d := range l.devices {
@@ -129,7 +132,7 @@ func (l *lab) play(ctx context.Context) error {
 	return nil
 }
 
-func (l *lab) startFleet(ctx context.Context) (string, error) {
+func (l *lab) startFleet(ctx context.Context, background func(func(context.Context))) (string, error) {
 	if err := os.MkdirAll(l.fleet.dir, 0o755); err != nil {
 		return "", err
 	}
@@ -151,7 +154,17 @@ func (l *lab) startFleet(ctx context.Context) (string, error) {
 	if err := copyTree(l.fleet.path("repo/public"), l.fleet.path("old-public")); err != nil {
 		return "", err
 	}
-	if err := l.fleet.start(ctx, "--listen-mqtt", "127.0.0.1:0"); err != nil {
+	door := []string{"--listen-mqtt", "127.0.0.1:0"}
+	if l.broker == "mosquitto" {
+		b, err := l.startBroker(ctx)
+		if err != nil {
+			return "", err
+		}
+		l.killed = b.killed
+		background(b.run)
+		door = b.flags()
+	}
+	if err := l.fleet.start(ctx, door...); err != nil {
 		return "", err
 	}
 	return fmt.Sprintf("enrolment %s, repository %s, mqtt %s", l.fleet.estURL, l.fleet.repoURL, l.fleet.brokerURL), nil

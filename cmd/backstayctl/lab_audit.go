@@ -33,5 +33,10 @@ func (l *lab) audit(ctx context.Context, powerOff func()) (string, error) {
 	if err := cmd.Run(); err != nil {
 		return "", fmt.Errorf("backstayctl audit verify: %w\n%s", err, out.Bytes())
 	}
-	return fmt.Sprintf("%d devices, %d records, every one signed for", len(l.devices), records), nil
+	l.report.proof = out.String()
+	seen := fmt.Sprintf("%d devices, %d records, every one signed for", len(l.devices), records)
+	if l.killed != nil {
+		seen += fmt.Sprintf("; the broker was killed %d times", l.killed())
+	}
+	return seen, nil
 }

@@ -25,6 +25,7 @@ type labReport struct {
 	began time.Time
 	lines []labLine
 	last  map[string]string // what was last shown of a device
+	proof string            // what backstayctl audit verify printed
 }
 
 type labLine struct {
@@ -83,6 +84,6 @@ func (r *labReport) print() error {
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(r.env.Stdout, "\n%d steps in %.1f s\n", len(r.lines), r.since())
+	_, err := fmt.Fprintf(r.env.Stdout, "\n%s\n%d steps in %.1f s\n", r.proof, len(r.lines), r.since())
 	return err
 }

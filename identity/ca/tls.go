@@ -23,6 +23,19 @@ import (
 // lives a year and begins when the issuing certificate does: a device that starts without a clock knows the time only as
 // "later than its image", and would otherwise take a server certificate that is younger for one that is not valid yet.
 func (c *CA) IssueServer(names []string) (tls.Certificate, error) {
+	return c.service(names, x509.ExtKeyUsageServerAuth)
+}
+
+// IssueClient makes a key and a certificate for a program of the fleet that is a client of somebody else's broker: a collector.
+// The name becomes the common name; it must not look like a device's.
+func (c *CA) IssueClient(name string) (tls.Certificate, error) {
+	if identity.ValidID(name) {
+		return tls.Certificate{}, deny("malformed-id", name+" is the name of a device; a device enrols")
+	}
+	return c.service([]string{name}, x509.ExtKeyUsageClientAuth)
+}
+
+func (c *CA) service(names []string, usage x509.ExtKeyUsage) (tls.Certificate, error) {
 	if len(names) == 0 {
 		return tls.Certificate{}, errors.New("issue server certificate: no name given")
 	}
@@ -33,7 +46,7 @@ func (c *CA) IssueServer(names []string) (tls.Certificate, error) {
 	t := &x509.Certificate{
 		Subject:   pkix.Name{Organization: []string{c.name}, CommonName: names[0]},
 		NotBefore: c.issuer.NotBefore, NotAfter: c.now().Add(serverLife),
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{usage},
 		BasicConstraintsValid: true,
 	}
 	if len(names[0]) > 64 { // X.520 allows no more

@@ -154,8 +154,8 @@ func (s *Shipper) Run(ctx context.Context) error {
 			return fmt.Errorf("ship audit log: %w", err)
 		}
 		s.lost(err)
-		if time.Since(began) > time.Minute {
-			failures = 0
+		if time.Since(began) > time.Minute || s.Status().LastAck.After(began) {
+			failures = 0 // that link was good: a broker that restarts often must not be met with ever longer waits
 		}
 		if !s.pause(ctx, s.backoff(failures)) {
 			return nil
