@@ -244,6 +244,11 @@ func TestBirthRefusals(t *testing.T) {
 		{"denied key of a device that is in use", "denied-key", identity.ErrRefused, func(b *bench) { b.denied = []string{b.enrolled().ID()} }},
 		{"key missing", "birth-key-missing", identity.ErrSetup, func(b *bench) { b.enrolled(); b.flash.Put(identity.SlotBirth, nil) }},
 		{"another key", "birth-key-changed", identity.ErrSetup, func(b *bench) { b.enrolled(); b.flash.Put(identity.SlotBirth, leaked) }},
+		{"state of another device", "birth-key-changed", identity.ErrSetup, func(b *bench) {
+			id := b.enrolled().ID()
+			state, _ := b.flash.LoadIdentity()
+			b.flash.SetState([]byte(strings.Replace(string(state), id, leakedID, 1)))
+		}},
 		{"another board", "board-changed", identity.ErrSetup, func(b *bench) { b.enrolled(); b.flash.Break(identity.SlotBirth, identity.ErrOtherBoard) }},
 		{"damaged key", "birth-key-damaged", identity.ErrSetup, func(b *bench) { b.enrolled(); b.flash.Break(identity.SlotBirth, identity.ErrDamagedKey) }},
 		{"newer state", "state-newer", identity.ErrSetup, func(b *bench) { b.flash.SetState([]byte(`{"backstay":2}`)) }},
@@ -297,6 +302,8 @@ func TestSignsOnlyWhatVerifies(t *testing.T) {
 	_, err = k.Sign(rand.Reader, digest[:20], cryptoSHA256)
 	refused(t, err, identity.ErrRefused, "unsupported-digest")
 	_, err = k.Sign(rand.Reader, make([]byte, 48), cryptoSHA384)
+	refused(t, err, identity.ErrRefused, "unsupported-digest")
+	_, err = k.Sign(rand.Reader, digest[:], cryptoSHA384)
 	refused(t, err, identity.ErrRefused, "unsupported-digest")
 	_, err = k.Sign(rand.Reader, digest[:], nil)
 	refused(t, err, identity.ErrRefused, "unsupported-digest")
