@@ -135,13 +135,8 @@ func (r *run) judge(rule Rule, f *Finding) {
 	}
 	ctx, cancel := r.ruleContext()
 	defer cancel()
-	v := n.verdict(ctx, r.host)
+	v := positive(n.verdict(ctx, r.host))
 	f.Result, f.Reason, f.Implementation, f.Inspected, f.More = v.Result, v.Reason, v.Implementation, dedupe(v.Inspected), v.More
-	if v.Result == Pass && len(v.Inspected) == 0 {
-		// The one thing this engine promises is that "absent" is never "pass".
-		f.Result, f.Reason = Unknown, "the check names nothing that it inspected"
-		return
-	}
 	for _, it := range v.Items {
 		f.Evidence = append(f.Evidence, Evidence{Item: it})
 	}
@@ -154,6 +149,15 @@ func (r *run) judge(rule Rule, f *Finding) {
 	case v.Result == Pass && r.awaitsReboot(rule.ID):
 		f.Result, f.Reason = RebootNeeded, "fixed since the device started; programs that were running may still use the old setting"
 	}
+}
+
+// positive turns a pass that names nothing it inspected into unknown: the one promise of this engine is that "absent" is
+// never "pass".
+func positive(v probe.Verdict) probe.Verdict {
+	if v.Result == Pass && len(v.Inspected) == 0 {
+		v.Result, v.Reason = Unknown, "the check names nothing that it inspected"
+	}
+	return v
 }
 
 func (r *run) ruleContext() (context.Context, context.CancelFunc) {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/backstay/backstay/configs"
+	"github.com/backstay/backstay/configs/probe"
 	"github.com/backstay/backstay/testdata/plantroot"
 )
 
@@ -236,6 +237,21 @@ func TestFixFailedSaysWhy(t *testing.T) {
 	f := finding(t, apply(t, e, false, "service.telnet"), "service.telnet")
 	if f.Result != configs.FixFailed || !strings.Contains(f.Reason, "S90app") || len(f.Evidence) != 1 || f.Evidence[0].Where != "/etc/init.d/S90app:3" {
 		t.Errorf("%s: %s %v", f.Result, f.Reason, f.Evidence)
+	}
+}
+
+// The engine does not believe a check that passes and names nothing.
+func TestAPassWithoutEvidenceIsUnknown(t *testing.T) {
+	for _, c := range []struct {
+		in, want probe.Verdict
+	}{
+		{probe.Verdict{Result: configs.Pass, Reason: "fine"}, probe.Verdict{Result: configs.Unknown}},
+		{probe.Verdict{Result: configs.Pass, Inspected: []string{"/etc/x"}}, probe.Verdict{Result: configs.Pass}},
+		{probe.Verdict{Result: configs.NotApplicable}, probe.Verdict{Result: configs.NotApplicable}},
+	} {
+		if got := configs.Positive(c.in); got.Result != c.want.Result {
+			t.Errorf("%+v is %s", c.in, got.Result)
+		}
 	}
 }
 

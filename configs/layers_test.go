@@ -74,6 +74,15 @@ func TestMergeRefusesWhatLoosens(t *testing.T) {
 	}
 }
 
+// A policy that does not say when it was issued cannot have waivers: their length is counted from there.
+func TestMergeRefusesAWaiverWithoutIssue(t *testing.T) {
+	p, err := configs.ParsePolicy([]byte(`{"schema":1,"id":"site","serial":7,"waivers":[{"rule":"mount.tmp","reason":"the case is sealed","by":"sec@site","expires":"2026-12-01T00:00:00Z"}]}`))
+	must(t, err)
+	if _, err := configs.Merge(load(t, "base"), p); configs.Code(err) != configs.CodeWaiver || !strings.Contains(fmt.Sprint(err), "issued is missing") {
+		t.Error(err)
+	}
+}
+
 func TestMergeTightens(t *testing.T) {
 	floor := load(t, "base")
 	site := operator(t, `,"floor":"base","defaults":{"mode":"off"},

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/backstay/backstay/configs/probe"
@@ -297,6 +298,30 @@ func TestApplyRefusesWhatChangedSinceThePlan(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(dir, "../out")); !errors.Is(err, os.ErrNotExist) {
 		t.Error("written outside")
+	}
+}
+
+// A type is looked at before the open and after it: opening some devices has effects, and the tree may change in between.
+func TestOnlyRegularFilesAreRead(t *testing.T) {
+	dir := tree(t, files{"dir/x": "y"})
+	must(t, syscall.Mkfifo(filepath.Join(dir, "fifo"), 0o666))
+	f, err := os.Create(filepath.Join(dir, "sparse"))
+	must(t, err)
+	must(t, f.Truncate(10<<30))
+	must(t, f.Close())
+	h := host(t, dir)
+	for name, want := range map[string]error{"/dir": probe.ErrNotRegular, "/fifo": probe.ErrNotRegular, "/sparse": probe.ErrTooLarge, "/none": os.ErrNotExist} {
+		if _, err := h.Read(context.Background(), name); !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", name, err, want)
+		}
+	}
+	if os.Getuid() != 0 {
+		return
+	}
+	// A device: reading /dev/zero would end at the limit, opening a watchdog would arm it. Neither may happen.
+	must(t, syscall.Mknod(filepath.Join(dir, "null"), syscall.S_IFCHR|0o666, 1<<8|3))
+	if data, err := h.Read(context.Background(), "/null"); !errors.Is(err, probe.ErrNotRegular) {
+		t.Errorf("a device: %q %v", data, err)
 	}
 }
 
