@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -215,6 +216,9 @@ func TestDeniedCaller(t *testing.T) {
 		cmd.Env = append(os.Environ(), "BACKSTAY_TEST_SOCKET="+c.Socket)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
 		out, err := cmd.CombinedOutput()
+		if errors.Is(err, syscall.ENOEXEC) {
+			t.Skip("this test binary runs under an emulator, and the kernel cannot start it as another user")
+		}
 		if err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
@@ -367,6 +371,37 @@ func TestStop(t *testing.T) {
 	}
 	if _, err := os.Stat(path); !os.IsNotExist(err) {
 		t.Errorf("the socket is left behind: %v", err)
+	}
+}
+
+// TestStopJoinsACallThatTakesTooLong: its context ends after the grace time, and Serve still waits until it has returned.
+func TestStopJoinsACallThatTakesTooLong(t *testing.T) {
+	t.Parallel()
+	entered := make(chan struct{})
+	var returned atomic.Bool
+	s := &control.Server{Handler: control.Handler{"slow": control.Typed(func(ctx context.Context, _ control.None) (echo, error) {
+		close(entered)
+		<-ctx.Done()
+		time.Sleep(300 * time.Millisecond)
+		returned.Store(true)
+		return echo{}, ctx.Err()
+	})}}
+	path := socketPath(t)
+	l, err := control.Listen(path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	served, called := make(chan error, 1), make(chan error, 1)
+	go func() { served <- s.Serve(ctx, l) }()
+	go func() { called <- (&control.Client{Socket: path}).Call(context.Background(), "slow", nil, nil) }()
+	<-entered
+	cancel()
+	if err := <-served; err != nil || !returned.Load() {
+		t.Errorf("Serve returned %v, the call had returned: %v", err, returned.Load())
+	}
+	if err := <-called; err == nil {
+		t.Error("a call that was broken off is no error")
 	}
 }
 
