@@ -110,15 +110,15 @@ func (s *Subscriber) Run(ctx context.Context) error {
 	}
 	defer s.cfg.Transport.Close() //nolint:errcheck // nothing is left to do with it
 	for failures := 0; ; failures++ {
-		began := time.Now()
-		err := s.session(ctx, lanes, replies)
+		lost, err := s.cfg.Transport.Connect(ctx)
+		if err == nil {
+			failures = 0 // there was a broker: while the collector waits, no device of the fleet gets a receipt
+			err = s.session(ctx, lost, lanes, replies)
+		}
 		if ctx.Err() != nil {
 			return nil
 		}
 		s.cfg.Logger.Info("audit subscriber: not connected", "err", err)
-		if time.Since(began) > time.Minute {
-			failures = 0
-		}
 		d := s.cfg.BackoffMin << min(failures, 20)
 		if d > s.cfg.BackoffMax || d <= 0 {
 			d = s.cfg.BackoffMax
@@ -144,11 +144,7 @@ func (s *Subscriber) pause(ctx context.Context, d time.Duration, replies <-chan 
 	}
 }
 
-func (s *Subscriber) session(ctx context.Context, lanes []chan job, replies <-chan reply) error {
-	lost, err := s.cfg.Transport.Connect(ctx)
-	if err != nil {
-		return err
-	}
+func (s *Subscriber) session(ctx context.Context, lost <-chan struct{}, lanes []chan job, replies <-chan reply) (err error) {
 	defer s.cfg.Transport.Close() //nolint:errcheck // nothing is left to do with it
 	// At most one message is held back while its lane is full; the transport stops reading then.
 	var held *job
