@@ -11,6 +11,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base32"
+	"encoding/base64"
 	"errors"
 	"log/slog"
 	"slices"
@@ -248,6 +249,12 @@ func TestBirthRefusals(t *testing.T) {
 			id := b.enrolled().ID()
 			state, _ := b.flash.LoadIdentity()
 			b.flash.SetState([]byte(strings.Replace(string(state), id, leakedID, 1)))
+		}},
+		{"birth certificate of another device", "birth-key-changed", identity.ErrSetup, func(b *bench) {
+			other := newBench(b.T)
+			theirs, ours := other.enrolled().BirthCertificate(), b.enrolled().BirthCertificate()
+			state, _ := b.flash.LoadIdentity()
+			b.flash.SetState([]byte(strings.Replace(string(state), base64.StdEncoding.EncodeToString(ours), base64.StdEncoding.EncodeToString(theirs), 1)))
 		}},
 		{"another board", "board-changed", identity.ErrSetup, func(b *bench) { b.enrolled(); b.flash.Break(identity.SlotBirth, identity.ErrOtherBoard) }},
 		{"damaged key", "birth-key-damaged", identity.ErrSetup, func(b *bench) { b.enrolled(); b.flash.Break(identity.SlotBirth, identity.ErrDamagedKey) }},

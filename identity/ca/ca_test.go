@@ -12,6 +12,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/pem"
 	"errors"
 	"io"
 	"log"
@@ -198,8 +199,18 @@ func TestListener(t *testing.T) {
 		b, err := io.ReadAll(resp.Body)
 		return string(b), err
 	}
+	// turnedAway connects until the alert wins the race against the closed connection; no attempt may succeed.
+	turnedAway := func(c *tls.Config) error {
+		for range 50 {
+			_, err := get(c)
+			if err == nil || identity.IsRejection(err) {
+				return err
+			}
+		}
+		return errors.New("the server never said why")
+	}
 	i := f.allowed()
-	if _, err := get(i.TLS()); !identity.IsRejection(err) {
+	if err := turnedAway(i.TLS()); !identity.IsRejection(err) {
 		t.Errorf("without a certificate: %v", err)
 	}
 	f.must(i.Enroll(t.Context()))
@@ -215,20 +226,20 @@ func TestListener(t *testing.T) {
 	byBirth.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 		return &tls.Certificate{Certificate: [][]byte{birth.Raw}, PrivateKey: i.Birth()}, nil
 	}
-	if _, err := get(byBirth); !identity.IsRejection(err) {
+	if err := turnedAway(byBirth); !identity.IsRejection(err) {
 		t.Errorf("with the birth certificate: %v", err)
 	}
 	stolen, _ := f.ca.IssueServer([]string{"broker.example"})
 	byServer := i.TLS().Clone()
 	byServer.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &stolen, nil }
-	if _, err := get(byServer); !identity.IsRejection(err) {
+	if err := turnedAway(byServer); !identity.IsRejection(err) {
 		t.Errorf("with a server's certificate: %v", err)
 	}
 
 	// The command line revokes while the server runs.
 	f.must(f.must1(ca.Load(f.dir, f.options())).Revoke(i.ID(), "lost"))
 	for name, c := range map[string]*tls.Config{"new session": i.TLS(), "old session": cached} {
-		_, err := get(c)
+		err := turnedAway(c)
 		if !identity.IsRejection(err) {
 			t.Errorf("%s after revocation: %v", name, err)
 		}
@@ -399,6 +410,53 @@ func tampered(t *testing.T, c *x509.Certificate) *x509.Certificate {
 		t.Fatal(err)
 	}
 	return out
+}
+
+// TestNotADevice: a client certificate of this authority that names no device, or two things at once, lets nobody in.
+func TestNotADevice(t *testing.T) {
+	f := newFleet(t)
+	b, err := os.ReadFile(filepath.Join(f.dir, "issuing.key"))
+	f.must(err)
+	block, _ := pem.Decode(b)
+	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	f.must(err)
+	b, err = os.ReadFile(filepath.Join(f.dir, "issuing.crt"))
+	f.must(err)
+	block, _ = pem.Decode(b)
+	issuer, err := x509.ParseCertificate(block.Bytes)
+	f.must(err)
+	id, other := f.device().ID(), f.device().ID()
+	for name, c := range map[string]struct {
+		cn   string
+		uris []*url.URL
+		code string
+	}{
+		"device": {id, []*url.URL{identity.URN(id)}, ""}, "no name": {id, nil, "not-a-device"}, "another name": {id, []*url.URL{identity.URN(other)}, "not-a-device"},
+		"two names": {id, []*url.URL{identity.URN(id), identity.URN(other)}, "not-a-device"}, "no id": {"collector", []*url.URL{identity.URN("collector")}, "not-a-device"},
+	} {
+		tpl := &x509.Certificate{SerialNumber: one(), Subject: pkix.Name{CommonName: c.cn}, URIs: c.uris, NotBefore: f.now, NotAfter: f.now.Add(time.Hour),
+			ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
+		der, err := x509.CreateCertificate(rand.Reader, tpl, issuer, identitytest.NewKey("").Public(), key)
+		f.must(err)
+		leaf, err := x509.ParseCertificate(der)
+		f.must(err)
+		got, err := f.ca.VerifyClient(tls.ConnectionState{PeerCertificates: []*x509.Certificate{leaf}})
+		if c.code == "" {
+			if err != nil || got != id {
+				t.Errorf("%s: %q %v", name, got, err)
+			}
+			continue
+		}
+		refused(t, err, c.code)
+	}
+	collector, err := f.ca.IssueClient("collector")
+	f.must(err)
+	_, err = f.ca.VerifyClient(tls.ConnectionState{PeerCertificates: []*x509.Certificate{collector.Leaf}})
+	refused(t, err, "not-a-device")
+	_, err = f.ca.IssueClient(id)
+	refused(t, err, "malformed-id")
+	_, err = f.ca.VerifyClient(tls.ConnectionState{})
+	refused(t, err, "no-certificate")
 }
 
 func TestSupersededCertificateIsReported(t *testing.T) {

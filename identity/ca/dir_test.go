@@ -143,7 +143,7 @@ func TestTornLastLine(t *testing.T) {
 	path := filepath.Join(f.dir, "issued.jsonl")
 	w, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
 	f.must(err)
-	_, err = io.WriteString(w, `{"time":"2026-06-01T12:00:00Z","device_id":"aaaa`)
+	_, err = io.WriteString(w, `{"time":"2026-06-01T12:00:00Z","device_id":"`+strings.Repeat("a", 2000))
 	f.must(errors.Join(err, w.Close()))
 	f.ca = f.must1(ca.Load(f.dir, f.options()))
 	s := newServer(f)
