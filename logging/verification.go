@@ -18,6 +18,9 @@ type verification struct {
 	newest *Checkpoint
 	found  []Receipt
 	early  []pledge // receipts and checkpoints that cover more records than seen so far
+	// headWrong waits for the next record or the end: if the log's own checkpoint contradicts its records as well, they were
+	// edited, and that refusal can say where.
+	headWrong error
 }
 
 // pledge is a signed root for a size that has not been reached.
@@ -90,10 +93,11 @@ func (v *verification) leaf(l Leaf) error {
 			return err
 		}
 	}
-	v.tree.Append(l.Hash)
-	if err := v.compareHead(); err != nil {
-		return err
+	if v.headWrong != nil {
+		return v.headWrong
 	}
+	v.tree.Append(l.Hash)
+	v.headWrong = v.compareHead()
 	return v.reached()
 }
 
@@ -244,6 +248,9 @@ func (v *verification) forked(h Checkpoint) error {
 }
 
 func (v *verification) finish() error {
+	if v.headWrong != nil {
+		return v.headWrong
+	}
 	for _, n := range v.early {
 		return v.bad(v.tree.Size(), n.c.Size-1, CodeTruncated, fmt.Sprintf("the %s covers %d records, %d are here", n.what, n.c.Size, v.tree.Size()))
 	}

@@ -240,10 +240,32 @@ func TestVerifyFromPrunedStart(t *testing.T) {
 	if err != nil || report.First != 50 || report.Size != 100 || report.Records != 50 || report.Acked != 50 {
 		t.Fatalf("%+v, %v", report, err)
 	}
+	// A checkpoint from before the start could not be compared, and must not count as if it had been.
+	before := r.sign(t, mustTree(t, 30))
+	_, err = verify(h, append([]logging.Item{{Checkpoint: before}}, items...), logging.Expect{})
+	wantCode(t, err, logging.CodeMalformed)
 	// A wrong frontier is found out by the next signed root.
 	h.Start = swapRoot(start)
 	_, err = verify(h, items, logging.Expect{})
 	wantCode(t, err, logging.CodeRootMismatch)
+}
+
+func mustTree(t testing.TB, n int) logging.Tree {
+	t.Helper()
+	var tree logging.Tree
+	for range n {
+		tree.Append(logging.Hash{1})
+	}
+	return tree
+}
+
+// The key is checked before any evidence is: an empty log of somebody else is refused too.
+func TestVerifyChecksTheKeyFirst(t *testing.T) {
+	r, other := newRig(t), newRig(t)
+	h := r.header()
+	h.SPKI = other.signer.SPKI()
+	_, err := verify(h, nil, logging.Expect{})
+	wantCode(t, err, logging.CodeDeviceMismatch)
 }
 
 func TestVerifyReportsUnsignedTail(t *testing.T) {

@@ -114,6 +114,124 @@ func TestTamperFindsNothing(t *testing.T) {
 	}
 }
 
+// rewrite replaces one record under the running log and its hash with it, which needs no key.
+func rewrite(t *testing.T, b *bench, leaf logging.Leaf) {
+	t.Helper()
+	path := filepath.Join(b.cfg.Dir, "audit.db")
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := append(leaf.Hash[:], leaf.Body...)
+	body := bytes.Replace(leaf.Body, []byte("net.listen"), []byte("net.lisTen"), 1)
+	h := logging.LeafHash(body)
+	edited := bytes.ReplaceAll(data, old, append(h[:], body...))
+	if bytes.Equal(data, edited) {
+		t.Fatal("record not found")
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt(edited, 0); err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+}
+
+func leafAt(t *testing.T, l *spool.Log, index uint64) logging.Leaf {
+	t.Helper()
+	for leaf, err := range l.From(t.Context(), index) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		return leaf
+	}
+	t.Fatalf("no record %d", index)
+	return logging.Leaf{}
+}
+
+// A record rewritten together with its hash is consistent with itself. It is refused wherever it could get a signature, be
+// sent, or disappear into a frontier.
+func TestRewrittenRecordUnderTheRunningLog(t *testing.T) {
+	t.Run("signed later", func(t *testing.T) {
+		b := newBench(t)
+		key := &flakyKey{Signer: b.cfg.Key}
+		b.cfg.Key = key
+		l := b.open()
+		fillLog(t, l, 10)
+		key.broken = true
+		fillLog(t, l, 10)
+		rewrite(t, b, leafAt(t, l, 15))
+		key.broken = false
+		_, err := l.Batch(t.Context(), 11)
+		if !errors.Is(err, logging.ErrRefused) {
+			t.Errorf("error = %v", err)
+		}
+		wantNewEpoch(t, b, l, logging.CodeDamaged, 11)
+	})
+	t.Run("sent", func(t *testing.T) {
+		b := newBench(t)
+		l := b.open()
+		fillLog(t, l, 100)
+		rewrite(t, b, leafAt(t, l, 70))
+		_, err := l.Verify(t.Context())
+		wantCode(t, err, logging.CodeRootMismatch)
+		_, err = l.Batch(t.Context(), 65)
+		wantCode(t, err, logging.CodeRootMismatch)
+		wantNewEpoch(t, b, l, logging.CodeRootMismatch, 101)
+	})
+	t.Run("pruned", func(t *testing.T) {
+		b := newBench(t)
+		l := b.open()
+		fillLog(t, l, 100)
+		if err := l.Receipt(t.Context(), b.collector().take(l)); err != nil {
+			t.Fatal(err)
+		}
+		rewrite(t, b, leafAt(t, l, 70))
+		wantCode(t, l.Prune(t.Context(), 80), logging.CodeRootMismatch)
+		wantNewEpoch(t, b, l, logging.CodeRootMismatch, 101)
+	})
+}
+
+// Pruning leaves no checkpoint behind but the newest.
+func TestPruningRemovesOldCheckpoints(t *testing.T) {
+	b := newBench(t)
+	b.cfg.Keep = 1
+	l := b.open()
+	c := b.collector()
+	for range 3 {
+		fillLog(t, l, 100)
+		if err := l.Receipt(t.Context(), c.take(l)); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Prune(t.Context(), l.State().Acked); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fillLog(t, l, 1)
+	if err := l.Receipt(t.Context(), c.take(l)); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Prune(t.Context(), l.State().Acked); err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	edit(t, b, func(bk *bbolt.Bucket) error {
+		n := 0
+		c := bk.Cursor()
+		for k, _ := c.Seek([]byte{'r'}); len(k) > 1; k, _ = c.Next() {
+			if k[0] == 'r' {
+				n++
+			}
+		}
+		if n != 1 {
+			t.Errorf("%d keys of records and checkpoints are left, want the newest checkpoint alone", n)
+		}
+		return nil
+	})
+}
+
 // edit changes the closed store through bbolt, as an intruder with time would.
 func edit(t *testing.T, b *bench, fn func(*bbolt.Bucket) error) {
 	t.Helper()
