@@ -257,11 +257,13 @@ func TestEditDropsSignatures(t *testing.T) {
 	if p.Version != 2 || p.Needs[0].Have != 0 {
 		t.Errorf("got %+v", p)
 	}
-	// A planted signature file of the earlier form does not count either.
-	name := filepath.Join(f.dir, "staged", "2.root.sig.0000000000000000.json")
+	// A signature of the earlier form that comes in late, by a merge say, does
+	// not displace the valid one of the same key.
+	must(t, f.sign(a, "root"))
+	name := filepath.Join(f.dir, "staged", "2.root.sig.ffffffffffffffff.json")
 	must(t, os.WriteFile(name, []byte(`{"backstay":1,"role":"root","version":2,"digest":"`+strings.Repeat("0", 64)+
 		`","keyid":"`+a.id+`","sig":"00"}`), 0o644))
-	if p, err = f.Proposal("root"); err != nil || p.Needs[0].Have != 0 {
+	if p, err = f.Proposal("root"); err != nil || p.Needs[0].Have != 1 {
 		t.Errorf("got %+v, %v", p, err)
 	}
 }
