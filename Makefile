@@ -32,16 +32,21 @@ build: ## build both binaries for this machine into bin/
 demo: build ## the whole job on this machine: server, three devices, an update, five attacks (under 60 s)
 	bin/backstayctl lab --agent bin/backstay
 
+.PHONY: demo-mosquitto
+demo-mosquitto: build ## the same over Debian's mosquitto, killed every few seconds
+	bin/backstayctl lab --agent bin/backstay --broker mosquitto
+
 .PHONY: test
 test: ## install what the tests need, then run all of them
 	@testdata/need.sh
 	testdata/check.sh
 	BACKSTAY_TEST_STRICT=1 go test -timeout 10m ./...
-	$(MAKE) --no-print-directory interop arch conformance-client demo
+	$(MAKE) --no-print-directory interop conformance-client demo demo-mosquitto arch
 
 .PHONY: interop
-interop: ## our sigstore stand-in against the real library, in a module of its own
+interop: ## against other people's code, in modules of their own: the real sigstore, another EST client and server
 	cd third_party/sigstore/interop && GOFLAGS=-mod=mod go test ./...
+	cd identity/est/interop && GOFLAGS=-mod=mod go test ./...
 
 .PHONY: arch
 arch: ## the device packages' tests as arm v7, mips (big endian) and mipsle programs under emulation

@@ -26,7 +26,6 @@ import (
 	"github.com/backstay/backstay/agent/control"
 	"github.com/backstay/backstay/agent/store"
 	"github.com/backstay/backstay/identity"
-	"github.com/backstay/backstay/logging"
 	"github.com/backstay/backstay/logging/ship"
 	"github.com/backstay/backstay/logging/spool"
 	"github.com/backstay/backstay/update"
@@ -50,7 +49,6 @@ type agent struct {
 	store    *store.DB
 	identity *identity.Identity
 	log      *spool.Log
-	policy   logging.Policy // whose receipts count
 
 	updater *updater      // nil when the configuration has no update section, or it cannot start
 	guard   *guard        // nil when no baseline applies

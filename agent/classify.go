@@ -12,28 +12,29 @@ import (
 	"github.com/backstay/backstay/update"
 )
 
-// classes brings the pillars' error classes into the one that travels. The first that fits decides.
-var classes = []struct {
-	is    error
-	class control.Class
-}{
-	{update.ErrRefused, control.ClassRefused}, {identity.ErrRefused, control.ClassRefused},
-	{configs.ErrRefused, control.ClassRefused}, {logging.ErrRefused, control.ClassRefused},
-	{update.ErrSetup, control.ClassSetup}, {identity.ErrSetup, control.ClassSetup},
-	{configs.ErrSetup, control.ClassSetup}, {logging.ErrSetup, control.ClassSetup},
-	{update.ErrRetry, control.ClassRetry}, {identity.ErrRetry, control.ClassRetry},
-	{configs.ErrRetry, control.ClassRetry}, {logging.ErrRetry, control.ClassRetry},
-}
-
-// classify words an error of a part for the control socket.
-func classify(err error) *control.Error {
-	out := &control.Error{Class: control.ClassFailed, What: err.Error()}
-	for _, c := range classes {
+// classOf brings the pillars' error classes into the one that travels. The first that fits decides.
+func classOf(err error) control.Class {
+	for _, c := range []struct {
+		is    error
+		class control.Class
+	}{
+		{update.ErrRefused, control.ClassRefused}, {identity.ErrRefused, control.ClassRefused},
+		{configs.ErrRefused, control.ClassRefused}, {logging.ErrRefused, control.ClassRefused},
+		{update.ErrSetup, control.ClassSetup}, {identity.ErrSetup, control.ClassSetup},
+		{configs.ErrSetup, control.ClassSetup}, {logging.ErrSetup, control.ClassSetup},
+		{update.ErrRetry, control.ClassRetry}, {identity.ErrRetry, control.ClassRetry},
+		{configs.ErrRetry, control.ClassRetry}, {logging.ErrRetry, control.ClassRetry},
+	} {
 		if errors.Is(err, c.is) {
-			out.Class = c.class
-			break
+			return c.class
 		}
 	}
+	return control.ClassFailed
+}
+
+// Classify brings an error of any part into the form of the control socket, with its class, and its code when it has one.
+func Classify(err error) *control.Error {
+	out := &control.Error{Class: classOf(err), What: err.Error()}
 	if r, ok := errors.AsType[*update.Refusal](err); ok {
 		out.Code, out.What, out.Why = r.Code, r.What, r.Why
 	} else if r, ok := errors.AsType[*identity.Refusal](err); ok {

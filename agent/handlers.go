@@ -22,7 +22,7 @@ import (
 // controlServer answers the local commands. A refused caller and every command that changes something are audit records.
 func (a *agent) controlServer() *control.Server {
 	return &control.Server{
-		Handler: a.handlers(), AllowUIDs: a.cfg.Control.AllowUIDs, Classify: classify, Log: a.logger,
+		Handler: a.handlers(), AllowUIDs: a.cfg.Control.AllowUIDs, Classify: Classify, Log: a.logger,
 		Denied: func(c control.Caller, call string) {
 			a.recorder.emit("control.refused", slog.String("call", call), slog.Int("uid", c.UID), slog.Int("pid", c.PID))
 		},

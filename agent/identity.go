@@ -4,7 +4,10 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"time"
+
+	"github.com/backstay/backstay/update"
 )
 
 // looking is the longest the identity loop sleeps: the clock may be set meanwhile, and a sleep does not notice.
@@ -31,6 +34,20 @@ func (a *agent) keepIdentity(ctx context.Context) {
 		case <-a.identityKick:
 		case <-time.After(wait):
 		}
+	}
+}
+
+// certificateUsed tells the identity how a connection made with its certificate ended. An answer of any kind proves the present
+// key, and the one before it is destroyed; a refusal of the certificate makes the next round enrol again with the birth key.
+func (a *agent) certificateUsed(err error) {
+	switch {
+	case err == nil || errors.Is(err, update.ErrNothing) || errors.Is(err, update.ErrRefused):
+		err = a.identity.Confirm()
+	default:
+		err = a.identity.Rejected(err)
+	}
+	if err != nil {
+		a.logger.Error("note the use of the certificate", "err", err)
 	}
 }
 

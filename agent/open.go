@@ -140,7 +140,6 @@ func (a *agent) openLog() error {
 	if err != nil {
 		return err
 	}
-	a.policy = policy
 	a.recorder.start(a.log)
 	a.recorder.emit("agent.start", slog.String("version", a.opt.Version), slog.String("key_class", string(a.identity.Birth().Class())))
 	return nil
@@ -156,7 +155,7 @@ func (a *agent) openShipper() {
 	})
 	if err == nil {
 		a.shipper, err = ship.New(ship.Config{
-			Log: shipLog{a.log, a.policy}, Transport: transport, Device: device, Emit: a.recorder.emit, Logger: a.logger,
+			Log: ship.Spool(a.log), Transport: transport, Device: device, Emit: a.recorder.emit, Logger: a.logger,
 			Doorbell: func() {
 				if a.updater != nil {
 					a.updater.ring()
@@ -232,7 +231,7 @@ func (a *agent) tryOpenUpdater() error {
 	}
 	checks := health{checks: a.cfg.Update.Health, connected: a.connected, worst: a.worst}
 	a.updater = &updater{
-		poll: a.cfg.Update.Poll.Std(), logger: a.logger, wake: make(chan struct{}, 1),
+		poll: a.cfg.Update.Poll.Std(), logger: a.logger, wake: make(chan struct{}, 1), certificate: a.certificateUsed,
 		machine: &update.Machine{
 			Source: trust.NewSource(client, a.device(floorFile)),
 			Slots:  slots, Boot: loader, Floor: floorFile, Journal: a.store,

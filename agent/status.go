@@ -76,7 +76,7 @@ func (a *agent) updateStatus() control.Update {
 	defer a.updater.mu.Unlock()
 	out.CheckedAt, out.NextCheck = a.updater.checked, a.updater.next
 	if err := a.updater.last; err != nil && !errors.Is(err, update.ErrNothing) {
-		out.Last = classify(err)
+		out.Last = Classify(err)
 	}
 	return out
 }

@@ -24,6 +24,9 @@ type updater struct {
 	logger  *slog.Logger
 	wake    chan struct{} // a doorbell or a command; capacity 1
 
+	// certificate is told how each look ended: that the repository answered our certificate, or refused it.
+	certificate func(err error)
+
 	mu      sync.Mutex // guards what follows
 	checked time.Time  // end of the last look, trusted time
 	next    time.Time
@@ -42,6 +45,7 @@ func (u *updater) run(ctx context.Context, owned gate) error {
 	retry := firstRetry
 	for ctx.Err() == nil {
 		err := u.note(u.machine.Run(ctx))
+		u.certificate(err)
 		wait := u.poll + time.Duration((rand.Float64()-0.5)*0.2*float64(u.poll))
 		switch {
 		case errors.Is(err, update.ErrReboot):

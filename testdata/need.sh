@@ -15,6 +15,8 @@ need u-boot-tools "mkenvimage makes reference environment images" /usr/bin/mkenv
 need mosquitto "a real broker that is killed while events flow" /usr/sbin/mosquitto
 need qemu-user-static "runs the device packages' tests as arm, mips and mipsle programs" /usr/bin/qemu-mips-static
 need openssl "reads the certificates and replies of our enrolment authority" /usr/bin/openssl
+need bash "the completion script is run in it" /bin/bash
+need groff-base "the manual pages must be well-formed roff" /usr/bin/groff
 need mount "losetup, for the block device tests" /sbin/losetup
 ((${#missing[@]})) || exit 0
 

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"io/fs"
 
+	"github.com/backstay/backstay/agent"
 	"github.com/backstay/backstay/agent/config"
 	"github.com/backstay/backstay/agent/control"
 	"github.com/backstay/backstay/agent/store"
@@ -122,13 +123,7 @@ func classifyLocal(err error) (exit cli.Exit, why, next string) {
 	if errors.Is(err, store.ErrLocked) {
 		return cli.ExitRetry, "", "the agent is running: ask it with backstay status, or backstay identity show"
 	}
-	class := control.ClassFailed
-	for _, row := range classes() {
-		if errors.Is(err, row.sentinel) {
-			class = row.class
-			break
-		}
-	}
+	class := agent.Classify(err).Class
 	var coder cli.Coder
 	if errors.As(err, &coder) {
 		next = adviceFor(coder.ErrorCode())

@@ -14,13 +14,8 @@ import (
 
 	"github.com/backstay/backstay/agent"
 	"github.com/backstay/backstay/agent/config"
-	"github.com/backstay/backstay/agent/control"
 	"github.com/backstay/backstay/agent/store"
 	"github.com/backstay/backstay/cmd/internal/cli"
-	"github.com/backstay/backstay/configs"
-	"github.com/backstay/backstay/identity"
-	"github.com/backstay/backstay/logging"
-	"github.com/backstay/backstay/update"
 )
 
 // wire connects the commands that run without an agent to what they run.
@@ -55,22 +50,4 @@ func makeBirth(ctx context.Context, cfg *config.Config) (b birth, err error) {
 	}
 	s := id.Status()
 	return birth{ID: s.DeviceID, SPKI: base64.StdEncoding.EncodeToString(spki), Serial: s.Serial, KeyClass: string(s.Class)}, nil
-}
-
-// class says in which class an error of a pillar is.
-type class struct {
-	sentinel error
-	class    control.Class
-}
-
-// classes is the table of the pillars' sentinels, in the order they are asked.
-func classes() []class {
-	return []class{
-		{update.ErrRefused, control.ClassRefused}, {identity.ErrRefused, control.ClassRefused},
-		{configs.ErrRefused, control.ClassRefused}, {logging.ErrRefused, control.ClassRefused},
-		{update.ErrSetup, control.ClassSetup}, {identity.ErrSetup, control.ClassSetup},
-		{configs.ErrSetup, control.ClassSetup}, {logging.ErrSetup, control.ClassSetup},
-		{update.ErrRetry, control.ClassRetry}, {identity.ErrRetry, control.ClassRetry},
-		{configs.ErrRetry, control.ClassRetry}, {logging.ErrRetry, control.ClassRetry},
-	}
 }

@@ -27,7 +27,7 @@ func (l *lab) audit(ctx context.Context, powerOff func()) (string, error) {
 	if err := l.fleet.stop(); err != nil {
 		return "", fmt.Errorf("stop server: %w", err)
 	}
-	cmd := exec.CommandContext(context.WithoutCancel(ctx), l.fleet.self, "audit", "verify", "--store", l.fleet.path("collector"))
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), l.fleet.self, "audit", "verify", "--store", l.fleet.path("collector"), "--receipt-key", l.fleet.receiptKey)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if err := cmd.Run(); err != nil {

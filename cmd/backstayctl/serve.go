@@ -89,14 +89,15 @@ func (s *serve) run(ctx context.Context, env *cli.Env) error {
 		return err
 	}
 	defer store.Close()
-	collector, err := collect.New(collect.CollectorConfig{Store: store, Key: key, Logger: logger, Alarm: func(a collect.Alarm) {
-		logger.Warn("alarm", "device", a.Device, "code", a.Code, "what", a.What)
+	collector, err := collect.New(collect.CollectorConfig{Store: store, Key: key, Logger: logger, Known: func(device string) bool {
+		_, known := authority.Last(device)
+		return known
 	}})
 	if err != nil {
 		return err
 	}
 	out := ready{ReceiptKey: key.Key().String()}
-	var parts []part
+	parts := []part{store.Serve} // lets audit and device commands read while the store is in use
 	for _, open := range []func(*ca.CA, *collect.Collector, *slog.Logger, *ready) (part, error){s.enrolment, s.repository, s.front, s.subscriber} {
 		p, err := open(authority, collector, logger, &out)
 		if err != nil {
@@ -109,7 +110,7 @@ func (s *serve) run(ctx context.Context, env *cli.Env) error {
 	if s.repoDir != "" {
 		parts = append(parts, func(ctx context.Context) error { return s.keepFresh(ctx, logger) })
 	}
-	if len(parts) == 0 {
+	if len(parts) == 1 {
 		return cli.Usagef("nothing to serve: every address is empty")
 	}
 	if err := s.announce(env, out); err != nil {
