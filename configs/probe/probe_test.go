@@ -275,23 +275,25 @@ func TestApplyRefusesWhatChangedSinceThePlan(t *testing.T) {
 	h := host(t, dir)
 	ctx := context.Background()
 	must(t, os.Symlink("b", filepath.Join(dir, "link")))
+	must(t, os.Symlink("dir", filepath.Join(dir, "up")))
 	for name, c := range map[string]probe.Change{
-		"other bytes":     {Op: probe.Edit, Path: "/a", Before: []byte("two\n"), After: []byte("3")},
-		"already there":   {Op: probe.Create, Path: "/b", After: []byte("3"), Mode: 0o644},
-		"other mode":      {Op: probe.Chmod, Path: "/a", OldMode: 0o777, Mode: 0o644},
-		"remove of other": {Op: probe.Remove, Path: "/a", Before: []byte("two\n")},
-		"kernel":          {Op: probe.Kernel, Path: "/a", Before: []byte("2"), After: []byte("3")},
-		"through a link":  {Op: probe.Edit, Path: "/link", Before: []byte("x"), After: []byte("3")},
-		"gone":            {Op: probe.Edit, Path: "/nowhere", Before: []byte("x"), After: []byte("3")},
-		"outside":         {Op: probe.Create, Path: "/../out", After: []byte("3")},
-		"a directory":     {Op: probe.Edit, Path: "/dir", After: []byte("3")},
-		"unknown":         {Op: "exec", Path: "/a"},
+		"other bytes":      {Op: probe.Edit, Path: "/a", Before: []byte("two\n"), After: []byte("3")},
+		"already there":    {Op: probe.Create, Path: "/b", After: []byte("3"), Mode: 0o644},
+		"other mode":       {Op: probe.Chmod, Path: "/a", OldMode: 0o777, Mode: 0o644},
+		"remove of other":  {Op: probe.Remove, Path: "/a", Before: []byte("two\n")},
+		"kernel":           {Op: probe.Kernel, Path: "/a", Before: []byte("2"), After: []byte("3")},
+		"through a link":   {Op: probe.Edit, Path: "/link", Before: []byte("x"), After: []byte("3")},
+		"parent is a link": {Op: probe.Edit, Path: "/up/x", Before: []byte("y"), After: []byte("3")},
+		"gone":             {Op: probe.Edit, Path: "/nowhere", Before: []byte("x"), After: []byte("3")},
+		"outside":          {Op: probe.Create, Path: "/../out", After: []byte("3")},
+		"a directory":      {Op: probe.Edit, Path: "/dir", After: []byte("3")},
+		"unknown":          {Op: "exec", Path: "/a"},
 	} {
 		if err := h.Apply(ctx, c); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}
-	for f, want := range map[string]string{"a": "one\n", "b": "x"} {
+	for f, want := range map[string]string{"a": "one\n", "b": "x", "dir/x": "y"} {
 		if got, err := os.ReadFile(filepath.Join(dir, f)); err != nil || string(got) != want {
 			t.Errorf("%s is %q", f, got)
 		}
@@ -318,9 +320,9 @@ func TestOnlyRegularFilesAreRead(t *testing.T) {
 	if os.Getuid() != 0 {
 		return
 	}
-	// A device: reading /dev/zero would end at the limit, opening a watchdog would arm it. Neither may happen.
-	must(t, syscall.Mknod(filepath.Join(dir, "null"), syscall.S_IFCHR|0o666, 1<<8|3))
-	if data, err := h.Read(context.Background(), "/null"); !errors.Is(err, probe.ErrNotRegular) {
+	// Opening a watchdog would arm it, so a device is not even opened: this one has no driver and an open would say ENXIO.
+	must(t, syscall.Mknod(filepath.Join(dir, "device"), syscall.S_IFCHR|0o666, 60<<8|1))
+	if data, err := h.Read(context.Background(), "/device"); !errors.Is(err, probe.ErrNotRegular) {
 		t.Errorf("a device: %q %v", data, err)
 	}
 }
