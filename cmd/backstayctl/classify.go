@@ -26,7 +26,7 @@ func advices() []struct {
 		next  string
 	}{
 		{[]string{"threshold", "unsigned", "no-proposal", "behind"}, "backstayctl repo status; it says who must sign what"},
-		{[]string{"version-reused", "counter-reused", "counter-changed"}, "give the image a new version: backstayctl repo add --version"},
+		{[]string{"version-reused", "counter-reused", "counter-changed"}, "give the image a new version: backstayctl repo add PRODUCT VERSION IMAGE"},
 		{[]string{"floor-lowered", "below-floor"}, "backstayctl repo status; it shows the product's floor, which never goes down"},
 		{[]string{"unknown-product", "unknown-release"}, "backstayctl repo add"},
 		{[]string{"no-rollout", "older"}, "backstayctl rollout status"},
