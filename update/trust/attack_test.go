@@ -57,6 +57,9 @@ func TestRollbackOfTheSnapshot(t *testing.T) {
 			d.repo.SignTimestamp()
 			d.restart()
 			d.refused("metadata-rollback")
+			if f := d.state().Floors.Timestamp; f != 2 {
+				t.Errorf("the refused timestamp raised the floor to %d", f)
+			}
 		})
 	}
 }

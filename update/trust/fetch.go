@@ -117,16 +117,12 @@ func (c *Client) metadata(ctx context.Context, name string, limit int64) ([]byte
 }
 
 func readAll(resp *http.Response, what string, limit int64) ([]byte, error) {
-	tooLong := refuse("wrong-length", what, nil, "it is longer than %d bytes", limit)
-	if resp.ContentLength > limit {
-		return nil, tooLong
-	}
 	raw, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
 	if err != nil {
 		return nil, err
 	}
 	if int64(len(raw)) > limit {
-		return nil, tooLong
+		return nil, refuse("wrong-length", what, nil, "it is longer than %d bytes", limit)
 	}
 	return raw, nil
 }

@@ -139,9 +139,8 @@ func (s *session) acceptSnapshot(raw []byte, stored bool) error {
 	}
 	err := guard(func() error {
 		sn, f := s.set.Snapshot.Signed, s.next.Floors
-		if sn.Version < f.Snapshot {
-			return rollback(what, sn.Version, f.Snapshot)
-		}
+		// Its own version must be the one that the timestamp lists, which is not
+		// below the floor.
 		for role, floor := range f.Roles {
 			m := sn.Meta[role+".json"]
 			if m == nil {
