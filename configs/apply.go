@@ -28,6 +28,9 @@ func (e *Engine) Apply(ctx context.Context, ids []string, dryRun bool) (Report, 
 		}
 	}
 	if !dryRun {
+		if e.Image != nil {
+			return Report{}, &Refusal{Code: CodeInvalid, What: "apply", Why: "an image is read only", class: ErrSetup}
+		}
 		unlock, err := e.lock()
 		if err != nil {
 			return Report{}, err

@@ -5,6 +5,7 @@ package configs
 import (
 	"embed"
 	"fmt"
+	"io/fs"
 	"path"
 	"slices"
 	"strings"
@@ -12,23 +13,28 @@ import (
 	"github.com/backstay/backstay/configs/strictjson"
 )
 
-//go:embed baseline/*.json
+//go:embed baseline/*.json baseline/rules/*.json
 var baselines embed.FS
 
 // Profiles lists the built-in profiles, sorted.
-func Profiles() []string {
-	entries, err := baselines.ReadDir("baseline")
+func Profiles() []string { return documents("baseline") }
+
+// RuleSets lists the built-in sets of rules, sorted: one for each area. Profiles are made of them; a policy of a maker may
+// extend one by itself, too.
+func RuleSets() []string { return documents("baseline/rules") }
+
+func documents(dir string) []string {
+	names, err := fs.Glob(baselines, dir+"/*.json")
 	if err != nil {
 		return nil
 	}
-	var out []string
-	for _, e := range entries {
-		out = append(out, strings.TrimSuffix(e.Name(), ".json"))
+	for i, n := range names {
+		names[i] = strings.TrimSuffix(path.Base(n), ".json")
 	}
-	return out
+	return names
 }
 
-// Load composes built-in profiles into one policy, each with those it extends, each once, in order. A later profile may
+// Load composes built-in profiles and sets of rules into one policy, each with those it extends, each once, in order. A later profile may
 // adjust a rule of an earlier one, to the stricter side only, as an operator may. The result's ID joins the names with
 // dashes, its serial is the sum of theirs, so that it rises whenever one of them does.
 func Load(profiles ...string) (Policy, error) {
@@ -83,15 +89,21 @@ func load(out *Policy, name string, done *[]string, above []string) error {
 	return nil
 }
 
-// builtin parses one profile as it is, without those it extends.
+// builtin parses one profile or set of rules as it is, without those it extends.
 func builtin(name string) (Policy, error) {
-	data, err := baselines.ReadFile(path.Join("baseline", name+".json"))
-	if err != nil || strings.Contains(name, "/") {
+	dir := "baseline"
+	if slices.Contains(RuleSets(), name) {
+		dir = "baseline/rules"
+	} else if !slices.Contains(Profiles(), name) {
 		why := "built in are " + strings.Join(Profiles(), ", ")
-		if n := strictjson.Nearest(name, Profiles()); n != "" {
+		if n := strictjson.Nearest(name, slices.Concat(Profiles(), RuleSets())); n != "" {
 			why = fmt.Sprintf("did you mean %q?", n)
 		}
 		return Policy{}, refuse(CodeUnknownProfile, fmt.Sprintf("baseline %q", name), why, nil)
+	}
+	data, err := baselines.ReadFile(path.Join(dir, name+".json"))
+	if err != nil {
+		return Policy{}, err
 	}
 	return ParsePolicy(data)
 }

@@ -20,10 +20,11 @@ import (
 // Engine runs a policy against a tree. Its methods are synchronous; one Engine may be used from one goroutine at a time,
 // and runs of several processes over one StateDir exclude each other.
 type Engine struct {
-	Root   *os.Root // everything is resolved inside
-	Policy Policy   // from Load, ParsePolicy or Merge
-	Live   bool     // Root is the running system
-	Emit   Emit     // may be nil
+	Root   *os.Root   // everything is resolved inside
+	Image  probe.Tree // instead of Root: a file system image, which can be checked and not changed
+	Policy Policy     // from Load, ParsePolicy or Merge
+	Live   bool       // Root is the running system
+	Emit   Emit       // may be nil
 	Now    func() time.Time
 
 	// StateDir is where copies of changed files and the memory of fixes go, created with mode 0700. Whoever can write it
@@ -51,22 +52,29 @@ type run struct {
 }
 
 func (e *Engine) begin(ctx context.Context) (*run, error) {
-	if e.Root == nil || e.Now == nil {
-		return nil, &Refusal{Code: CodeInvalid, What: "engine", Why: "Root and Now have to be set", class: ErrSetup}
+	if (e.Root == nil) == (e.Image == nil) || e.Now == nil {
+		return nil, &Refusal{Code: CodeInvalid, What: "engine", Why: "Now and either Root or Image have to be set", class: ErrSetup}
 	}
 	if err := Lint(e.Policy); err != nil {
 		return nil, refuse(CodeInvalid, "policy "+e.Policy.ID, err.Error(), err)
 	}
-	skip := slices.Clone(e.Exclude)
-	if r, err := filepath.Rel(e.Root.Name(), e.StateDir); err == nil && e.StateDir != "" && filepath.IsLocal(r) {
-		skip = append(skip, r)
-	}
-	r := &run{Engine: e, ctx: ctx, host: probe.NewHost(e.Root, e.Live, skip...)}
+	r := &run{Engine: e, ctx: ctx, host: e.newHost()}
 	r.report = Report{Policy: e.Policy.ID, Serial: e.Policy.Serial, Started: e.Now().UTC(), Findings: []Finding{}}
 	r.osID = osID(ctx, r.host)
 	var err error
 	r.mem, err = e.loadMemory()
 	return r, err
+}
+
+func (e *Engine) newHost() *probe.Host {
+	skip := slices.Clone(e.Exclude)
+	if e.Image != nil {
+		return probe.NewImage(e.Image, skip...)
+	}
+	if r, err := filepath.Rel(e.Root.Name(), e.StateDir); err == nil && e.StateDir != "" && filepath.IsLocal(r) {
+		skip = append(skip, r)
+	}
+	return probe.NewHost(e.Root, e.Live, skip...)
 }
 
 // Check runs every rule and changes nothing. It emits config.drift for each rule that fails and config.state at the end.

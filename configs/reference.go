@@ -14,16 +14,19 @@ import (
 // docs/baseline.md is its output; a test compares them.
 func WriteReference(w io.Writer) error {
 	var b strings.Builder
-	b.WriteString("# Baseline rules\n\nGenerated from `configs/baseline/*.json` by `go test ./configs -run Reference -update`; edit the rules, not this page.\n")
+	b.WriteString("# Baseline rules\n\nGenerated from `configs/baseline` by `go test ./configs -run Reference -update`; edit the rules, not this page.\n")
 	b.WriteString("\n**fix** is applied whenever fixes are applied; **fix-with-confirm** could lock somebody out and is applied when it is named,\n" +
 		"or on trial; **report** is mended in the image or by hand. A rule passes only on evidence that names what was inspected;\n" +
 		"where a function is absent the rule does not apply, and says how that is known.\n")
 	for _, name := range profileOrder() {
-		p, err := builtin(name)
-		if err != nil {
+		if err := writeDocument(&b, "Profile "+name, name); err != nil {
 			return err
 		}
-		writeProfile(&b, name, p)
+	}
+	for _, name := range RuleSets() {
+		if err := writeDocument(&b, "Rules: "+name, name); err != nil {
+			return err
+		}
 	}
 	writeKinds(&b)
 	_, err := io.WriteString(w, b.String())
@@ -41,12 +44,19 @@ func profileOrder() []string {
 	return out
 }
 
-func writeProfile(b *strings.Builder, name string, p Policy) {
-	fmt.Fprintf(b, "\n## Profile %s\n\n%s.", name, p.Title)
-	if len(p.Extends) > 0 {
-		fmt.Fprintf(b, " Extends %s.", strings.Join(p.Extends, ", "))
+func writeDocument(b *strings.Builder, heading, name string) error {
+	p, err := builtin(name)
+	if err != nil {
+		return err
 	}
-	b.WriteString("\n\n| rule | severity | fix | references |\n|---|---|---|---|\n")
+	fmt.Fprintf(b, "\n## %s\n\n%s.", heading, p.Title)
+	if len(p.Extends) > 0 {
+		fmt.Fprintf(b, " Made of %s.", strings.Join(p.Extends, ", "))
+	}
+	b.WriteByte('\n')
+	if len(p.Rules) > 0 {
+		b.WriteString("\n| rule | severity | fix | references |\n|---|---|---|---|\n")
+	}
 	for _, r := range p.Rules {
 		fmt.Fprintf(b, "| [%s](#%s) | %s | %s | %s |\n", r.ID, anchor(r.ID), r.Severity, fixOf(r), strings.Join(r.Refs, ", "))
 	}
@@ -63,6 +73,7 @@ func writeProfile(b *strings.Builder, name string, p Policy) {
 			fmt.Fprintf(b, "- applies: %s\n", t)
 		}
 	}
+	return nil
 }
 
 func adjustText(a Adjust) string {

@@ -54,10 +54,10 @@ func (e *Engine) undo(ctx context.Context, rec *record) ([]Planned, error) {
 	if rec.Trial > 0 && !rec.Committed {
 		first = min(rec.Trial-1, len(rec.Changes))
 	}
-	if err := rec.rehearse(ctx, probe.NewHost(e.Root, e.Live), first); err != nil {
+	if err := rec.rehearse(ctx, e.newHost(), first); err != nil {
 		return nil, err
 	}
-	h := probe.NewHost(e.Root, e.Live)
+	h := e.newHost()
 	done, err := rec.back(ctx, h, first, len(rec.Changes))
 	if err != nil {
 		return done, err

@@ -64,6 +64,9 @@ func (h *Host) Apply(ctx context.Context, c Change) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
+	if h.root == nil {
+		return fmt.Errorf("%s %s: an image is read only", c.Op, printable(c.Path))
+	}
 	defer h.Forget(c.Path)
 	if p, err := h.Resolve(c.Path); p != c.Path {
 		return fmt.Errorf("%s %s: %w", c.Op, printable(c.Path), errors.Join(ErrChanged, err))
@@ -91,7 +94,7 @@ func (h *Host) Apply(ctx context.Context, c Change) error {
 
 // same checks that the file still has the bytes the plan was made from.
 func (h *Host) same(c Change) error {
-	now, err := h.readFile(h.root, rel(c.Path), MaxFile)
+	now, err := h.readFile(h.tree, rel(c.Path), MaxFile)
 	if err != nil {
 		return err
 	}
@@ -105,11 +108,12 @@ func (h *Host) edit(c Change) error {
 	if err := h.same(c); err != nil {
 		return err
 	}
-	old, err := openRegular(h.root, rel(c.Path))
+	f, err := openRegular(h.tree, rel(c.Path))
 	if err != nil {
 		return err
 	}
-	defer old.Close()
+	defer f.Close()
+	old := f.(*os.File) // changes are made below an os.Root only
 	tmp, err := h.writeTemp(c.Path, c.After, func(f *os.File) error { return likeFile(f, old) })
 	if err != nil {
 		return err

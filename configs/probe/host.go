@@ -34,7 +34,8 @@ var (
 // Host is the tree under inspection. It remembers what it read until Forget, so that the checks of one run agree and a
 // file is read once. It is not safe for concurrent use.
 type Host struct {
-	root  *os.Root
+	tree  Tree
+	root  *os.Root // what tree reads, for changes; nil for an image, which is read only
 	live  bool
 	skip  []string
 	files map[string]fileFact
@@ -50,7 +51,16 @@ type fileFact struct {
 // NewHost inspects root. live says that the tree is the running system, where running processes lag behind their files and
 // per-device secrets are in their place. skip lists paths that walks leave out, such as the agent's own state.
 func NewHost(root *os.Root, live bool, skip ...string) *Host {
-	h := &Host{root: root, live: live, files: map[string]fileFact{}}
+	h := newHost(dirTree{root}, skip)
+	h.root, h.live = root, live
+	return h
+}
+
+// NewImage inspects an image. Nothing can be changed in it.
+func NewImage(tree Tree, skip ...string) *Host { return newHost(tree, skip) }
+
+func newHost(tree Tree, skip []string) *Host {
+	h := &Host{tree: tree, files: map[string]fileFact{}}
 	for _, s := range skip {
 		h.skip = append(h.skip, path.Clean("/"+s))
 	}
@@ -72,7 +82,8 @@ type Info struct {
 	Mode     fs.FileMode // type, permission, setuid, setgid and sticky bits
 	UID, GID uint32
 	Size     int64
-	Dev      uint64
+	Dev      uint64 // of the file system
+	Rdev     uint64 // of a device node: what it is
 }
 
 // Resolve turns a path of the inspected system into the path of the file itself: absolute, without links, never outside
@@ -95,7 +106,7 @@ func (h *Host) Resolve(name string) (string, error) {
 			continue
 		}
 		at := strings.Join(append(done, el), "/")
-		fi, err := h.root.Lstat(at)
+		fi, err := h.tree.Lstat(at)
 		if err != nil {
 			if o, ok := h.over["/"+at]; ok && !o.gone && onlyDots(rest) {
 				return "/" + at, nil
@@ -112,7 +123,7 @@ func (h *Host) Resolve(name string) (string, error) {
 		if links++; links > maxLinks {
 			return "", fmt.Errorf("%s: %w", printable(name), ErrLoop)
 		}
-		to, err := h.root.Readlink(at)
+		to, err := h.tree.ReadLink(at)
 		if err != nil {
 			return "", fmt.Errorf("%s: %w", printable(name), cause(err))
 		}
@@ -151,7 +162,7 @@ func (h *Host) Stat(name string) (Info, error) {
 	if err != nil {
 		return Info{Path: p}, err
 	}
-	fi, err := h.root.Lstat(rel(p))
+	fi, err := h.tree.Lstat(rel(p))
 	if o, ok := h.over[p]; ok && err != nil && !o.gone {
 		return Info{Path: p, Mode: *o.mode, Size: int64(len(o.data))}, nil
 	}
@@ -164,7 +175,7 @@ func (h *Host) Stat(name string) (Info, error) {
 func infoOf(p string, fi fs.FileInfo) Info {
 	in := Info{Path: p, Mode: fi.Mode(), Size: fi.Size()}
 	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
-		in.UID, in.GID, in.Dev = st.Uid, st.Gid, uint64(st.Dev)
+		in.UID, in.GID, in.Dev, in.Rdev = st.Uid, st.Gid, uint64(st.Dev), uint64(st.Rdev)
 	}
 	return in
 }
@@ -193,7 +204,7 @@ func (h *Host) Read(ctx context.Context, name string) ([]byte, error) {
 	if f, ok := h.files[p]; ok {
 		return f.data, f.err
 	}
-	data, err := h.readFile(h.root, rel(p), MaxFile)
+	data, err := h.readFile(h.tree, rel(p), MaxFile)
 	if err != nil {
 		err = fmt.Errorf("read %s: %w", printable(name), err)
 	}
@@ -206,7 +217,7 @@ func (h *Host) Read(ctx context.Context, name string) ([]byte, error) {
 
 // readFile opens without blocking and reads at most limit bytes; a longer file is ErrTooLarge. The type is looked at before
 // the open, because opening some devices has effects, and after it, because the tree may change in between.
-func (h *Host) readFile(dir *os.Root, name string, limit int64) ([]byte, error) {
+func (h *Host) readFile(dir Tree, name string, limit int64) ([]byte, error) {
 	f, err := openRegular(dir, name)
 	if err != nil {
 		return nil, err
@@ -226,7 +237,7 @@ func (h *Host) readFile(dir *os.Root, name string, limit int64) ([]byte, error) 
 }
 
 // openRegular opens a regular file for reading and nothing else.
-func openRegular(dir *os.Root, name string) (*os.File, error) {
+func openRegular(dir Tree, name string) (fs.File, error) {
 	fi, err := dir.Lstat(name)
 	if err != nil {
 		return nil, cause(err)
@@ -234,7 +245,7 @@ func openRegular(dir *os.Root, name string) (*os.File, error) {
 	if !fi.Mode().IsRegular() {
 		return nil, ErrNotRegular
 	}
-	f, err := dir.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
+	f, err := dir.Open(name)
 	if err != nil {
 		return nil, cause(err)
 	}
@@ -254,17 +265,14 @@ func (h *Host) Names(name string, limit int) ([]string, error) {
 	if !in.Mode.IsDir() {
 		return nil, fmt.Errorf("list %s: not a directory", printable(name))
 	}
-	d, err := h.root.Open(rel(in.Path))
-	if err != nil {
-		return nil, fmt.Errorf("list %s: %w", printable(name), cause(err))
-	}
-	defer d.Close()
-	names, err := d.Readdirnames(limit + 1)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("list %s: %w", printable(name), cause(err))
-	}
-	if len(names) > limit {
-		return nil, fmt.Errorf("list %s: %w: more than %d entries", printable(name), ErrTooLarge, limit)
+	var names []string
+	for n, err := range h.tree.Names(rel(in.Path)) {
+		if err != nil {
+			return nil, fmt.Errorf("list %s: %w", printable(name), cause(err))
+		}
+		if names = append(names, n); len(names) > limit {
+			return nil, fmt.Errorf("list %s: %w: more than %d entries", printable(name), ErrTooLarge, limit)
+		}
 	}
 	slices.Sort(names)
 	return names, nil

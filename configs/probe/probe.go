@@ -105,11 +105,24 @@ func decodeWant(want []byte, v any) error {
 // Kinds lists every kind, in the order of the reference page.
 func Kinds() []Kind {
 	return []Kind{
+		// accounts
 		emptyPasswordKind(), passwordDictKind(), passwordHashKind(), uidZeroKind(),
-		fileAbsentKind(), fileLineKind(), fileModeKind(), startFilesKind(), setuidKind(),
-		inittabKind(), consoleKind(), inetdKind(),
+
+		// SSH servers
 		sshdKind(), dropbearKind(),
-		sysctlKind(), mountKind(), secretKind(),
+
+		// services and how they start
+		inittabKind(), inetdKind(),
+
+		// consoles, boot chain, kernel
+		consoleKind(),
+		sysctlKind(),
+
+		// files and mounts
+		fileAbsentKind(), fileLineKind(), fileModeKind(), startFilesKind(), setuidKind(), mountKind(),
+
+		// keys and certificates
+		secretKind(),
 	}
 }
 

@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path"
 	"slices"
 	"strings"
@@ -96,12 +95,12 @@ func (c secretCheck) Check(ctx context.Context, h *Host) Verdict {
 	return judged(s.items, fmt.Sprintf("%d files, none with %s", s.files, strings.Join(c.Find, " or ")), what)
 }
 
-func (s *secretSearch) visit(dir *os.Root, base string, in Info) error {
+func (s *secretSearch) visit(tree Tree, name string, in Info) error {
 	if !in.Mode.IsRegular() || in.Size < 32 || len(s.items) > maxFound || s.skipped(in.Path) {
 		return nil
 	}
 	s.files++
-	if isHostKey(base) {
+	if isHostKey(path.Base(name)) {
 		if slices.Contains(s.Find, "ssh-host-key") {
 			s.found(in, "private host key of an SSH server: every device with this image has it")
 		}
@@ -113,7 +112,7 @@ func (s *secretSearch) visit(dir *os.Root, base string, in Info) error {
 	if s.read > secretTotal {
 		return fmt.Errorf("search %s: %w: more than %d bytes", printable(s.start), ErrTooLarge, int64(secretTotal))
 	}
-	f, err := openRegular(dir, base)
+	f, err := openRegular(tree, name)
 	if err != nil {
 		return fmt.Errorf("search %s: %w", printable(in.Path), err)
 	}

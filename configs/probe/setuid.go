@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"slices"
 )
 
@@ -62,7 +61,7 @@ const privBits = fs.ModeSetuid | fs.ModeSetgid
 const maxFound = 4096
 
 func (c setuidCheck) find(ctx context.Context, h *Host) (found []Info, files int, err error) {
-	err = h.Walk(ctx, c.start, func(_ *os.Root, _ string, in Info) error {
+	err = h.Walk(ctx, c.start, func(_ Tree, _ string, in Info) error {
 		if !in.Mode.IsRegular() {
 			return nil
 		}

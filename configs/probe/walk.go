@@ -6,9 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"path"
 	"slices"
 )
@@ -19,8 +17,8 @@ const (
 	maxDepth   = 64      // directories below the start
 )
 
-// visit sees one entry; dir holds it under the name base. It must not follow links.
-type visit func(dir *os.Root, base string, in Info) error
+// visit sees one entry, which tree knows as name. It must not follow links.
+type visit func(tree Tree, name string, in Info) error
 
 type walk struct {
 	h    *Host
@@ -41,41 +39,35 @@ func (h *Host) Walk(ctx context.Context, start string, fn visit) error {
 	if !in.Mode.IsDir() {
 		return fmt.Errorf("walk %s: not a directory", printable(start))
 	}
-	dir, err := h.root.OpenRoot(rel(in.Path))
-	if err != nil {
-		return fmt.Errorf("walk %s: %w", printable(start), cause(err))
-	}
-	defer dir.Close()
 	w := walk{h: h, ctx: ctx, fn: fn, dev: in.Dev, left: maxEntries}
-	return w.dir(dir, in.Path, 0)
+	return w.dir(h.tree, rel(in.Path), in.Path, 0)
 }
 
-func (w *walk) dir(dir *os.Root, at string, depth int) error {
+// dir visits what is in the directory called name of tree, whose path is at.
+func (w *walk) dir(tree Tree, name, at string, depth int) error {
 	if depth > maxDepth {
 		return fmt.Errorf("walk %s: %w: deeper than %d directories", printable(at), ErrTooLarge, maxDepth)
 	}
-	f, err := dir.Open(".")
-	if err != nil {
-		return fmt.Errorf("walk %s: %w", printable(at), cause(err))
-	}
-	defer f.Close()
-	for {
-		names, err := f.Readdirnames(256)
-		for _, base := range names {
-			if err := w.entry(dir, base, path.Join(at, base), depth); err != nil {
-				return err
-			}
-		}
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
+	if s, ok := tree.(subTree); ok {
+		sub, c, err := s.Sub(name)
 		if err != nil {
 			return fmt.Errorf("walk %s: %w", printable(at), cause(err))
 		}
+		defer c.Close()
+		tree, name = sub, "."
 	}
+	for base, err := range tree.Names(name) {
+		if err != nil {
+			return fmt.Errorf("walk %s: %w", printable(at), cause(err))
+		}
+		if err := w.entry(tree, path.Join(name, base), path.Join(at, base), depth); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-func (w *walk) entry(dir *os.Root, base, at string, depth int) error {
+func (w *walk) entry(tree Tree, name, at string, depth int) error {
 	if err := w.ctx.Err(); err != nil {
 		return err
 	}
@@ -85,7 +77,7 @@ func (w *walk) entry(dir *os.Root, base, at string, depth int) error {
 	if slices.Contains(w.h.skip, at) || at == "/proc" || at == "/sys" || at == "/dev" {
 		return nil
 	}
-	fi, err := dir.Lstat(base)
+	fi, err := tree.Lstat(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // gone since the directory was read
 	}
@@ -96,16 +88,11 @@ func (w *walk) entry(dir *os.Root, base, at string, depth int) error {
 	if err != nil {
 		return nil // taken away by an earlier change of a dry run
 	}
-	if err := w.fn(dir, base, in); err != nil {
+	if err := w.fn(tree, name, in); err != nil {
 		return err
 	}
 	if !in.Mode.IsDir() || in.Dev != w.dev {
 		return nil
 	}
-	sub, err := dir.OpenRoot(base)
-	if err != nil {
-		return fmt.Errorf("walk %s: %w", printable(at), cause(err))
-	}
-	defer sub.Close()
-	return w.dir(sub, at, depth+1)
+	return w.dir(tree, name, at, depth+1)
 }
