@@ -53,6 +53,7 @@ func (a *agent) handlers() control.Handler {
 		h[control.MethodUpdateInstall] = command(a, control.MethodUpdateInstall, a.updateInstall)
 		h[control.MethodUpdateHistory] = read(a.updateHistory)
 		h[control.MethodUpdateCancel] = command(a, control.MethodUpdateCancel, a.updateCancel)
+		h[control.MethodUpdatePardon] = command(a, control.MethodUpdatePardon, a.updatePardon)
 		h[control.MethodSlotList] = read(a.slotList)
 		h[control.MethodSlotMarkGood] = command(a, control.MethodSlotMarkGood, a.mark(update.Good))
 		h[control.MethodSlotMarkBad] = command(a, control.MethodSlotMarkBad, a.mark(update.Bad))
@@ -224,6 +225,14 @@ func (a *agent) updateInstall(ctx context.Context) (control.UpdateCheck, error) 
 
 func (a *agent) updateCancel(context.Context) (control.Done, error) {
 	return control.Done{What: "update cancelled"}, a.updater.machine.Cancel()
+}
+
+func (a *agent) updatePardon(context.Context) (control.Done, error) {
+	if err := a.updater.machine.Pardon(); err != nil {
+		return control.Done{}, err
+	}
+	a.updater.ring()
+	return control.Done{What: "the quarantine is empty"}, nil
 }
 
 func (a *agent) mark(v update.Verdict) func(context.Context) (control.Done, error) {

@@ -15,6 +15,7 @@ const (
 	MethodUpdateInstall   = "update.install"   // None -> UpdateCheck; starts the install, status shows how it goes on
 	MethodUpdateHistory   = "update.history"   // None -> History
 	MethodUpdateCancel    = "update.cancel"    // None -> Done
+	MethodUpdatePardon    = "update.pardon"    // None -> Done
 	MethodSlotList        = "slot.list"        // None -> Slots
 	MethodSlotMarkGood    = "slot.mark-good"   // None -> Done
 	MethodSlotMarkBad     = "slot.mark-bad"    // None -> Done, with Reboot

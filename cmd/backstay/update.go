@@ -16,7 +16,7 @@ import (
 func (d *device) updateCommand() *cli.Command {
 	return &cli.Command{
 		Name: "update", Short: "look for, install, and review firmware updates",
-		Sub: []*cli.Command{d.updateCheck(), d.updateInstall(), d.updateHistory(), d.updateCancel()},
+		Sub: []*cli.Command{d.updateCheck(), d.updateInstall(), d.updateHistory(), d.updateCancel(), d.updatePardon()},
 	}
 }
 
@@ -215,6 +215,14 @@ func (d *device) updateCancel() *cli.Command {
 	return &cli.Command{
 		Name: "cancel", Short: "give up the update in progress, as long as the boot loader has not been told",
 		Run: d.do(control.MethodUpdateCancel),
+	}
+}
+
+func (d *device) updatePardon() *cli.Command {
+	return &cli.Command{
+		Name: "pardon", Short: "let releases in quarantine be tried again",
+		Long: "A release that failed is not tried again for a time, in the end never. This is for a person who has removed the cause.",
+		Run:  d.do(control.MethodUpdatePardon),
 	}
 }
 

@@ -122,7 +122,9 @@ func openBolt(path string, readOnly bool) (db *bbolt.DB, err error) {
 			Timeout: lockTimeout, ReadOnly: readOnly,
 			// Address space, not memory: without it a growing file waits for the reader of a long copy to finish.
 			InitialMmapSize: mmapSize,
-			NoFreelistSync:  true, FreelistType: bbolt.FreelistMapType,
+			// The list of free pages is kept in the file: without it bbolt makes it by walking the file in a goroutine of its
+			// own, where a damaged page is a panic that guard cannot catch.
+			FreelistType: bbolt.FreelistMapType,
 		})
 		return err
 	})
