@@ -2,6 +2,11 @@
 
 package probe
 
+import (
+	"os"
+	"testing"
+)
+
 // Seams for the tests outside the package.
 var (
 	HasPrivateKey = hasPrivateKey
@@ -9,3 +14,19 @@ var (
 	Verifier      = verifier
 	Printable     = printable
 )
+
+// DirTree is the tree of a directory.
+func DirTree(root *os.Root) Tree { return dirTree{root: root} }
+
+// SubTree is the tree of one of its directories, as a walk uses it.
+func SubTree(t testing.TB, root *os.Root, name string) Tree {
+	sub, c, err := dirTree{root: root}.Sub(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return sub
+}
+
+// LimitWalk makes walks of h end after n entries.
+func LimitWalk(h *Host, n int) { h.entries = n }

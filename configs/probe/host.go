@@ -3,6 +3,7 @@
 package probe
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -41,6 +42,9 @@ type Host struct {
 	files map[string]fileFact
 	bytes int
 	over  map[string]planned // of a dry run
+
+	walked  []*facts
+	entries int // most entries of one walk
 }
 
 type fileFact struct {
@@ -51,7 +55,7 @@ type fileFact struct {
 // NewHost inspects root. live says that the tree is the running system, where running processes lag behind their files and
 // per-device secrets are in their place. skip lists paths that walks leave out, such as the agent's own state.
 func NewHost(root *os.Root, live bool, skip ...string) *Host {
-	h := newHost(dirTree{root}, skip)
+	h := newHost(dirTree{root: root}, skip)
 	h.root, h.live = root, live
 	return h
 }
@@ -60,7 +64,7 @@ func NewHost(root *os.Root, live bool, skip ...string) *Host {
 func NewImage(tree Tree, skip ...string) *Host { return newHost(tree, skip) }
 
 func newHost(tree Tree, skip []string) *Host {
-	h := &Host{tree: tree, files: map[string]fileFact{}}
+	h := &Host{tree: tree, files: map[string]fileFact{}, entries: maxEntries}
 	for _, s := range skip {
 		h.skip = append(h.skip, path.Clean("/"+s))
 	}
@@ -74,6 +78,12 @@ func (h *Host) Live() bool { return h.live }
 func (h *Host) Forget(resolved string) {
 	h.bytes -= len(h.files[resolved].data)
 	delete(h.files, resolved)
+	if resolved == passwdFile || resolved == groupFile {
+		h.walked = nil
+	}
+	for _, f := range h.walked {
+		f.again(h, resolved)
+	}
 }
 
 // Info describes one file without following its last link.
@@ -276,4 +286,52 @@ func (h *Host) Names(name string, limit int) ([]string, error) {
 	}
 	slices.Sort(names)
 	return names, nil
+}
+
+// contains reports whether a regular file has text in its first maxSearched bytes.
+func (h *Host) contains(ctx context.Context, name, text string) bool {
+	p, err := h.Resolve(name)
+	if err != nil {
+		return false
+	}
+	f, err := openRegular(h.tree, rel(p))
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	found := false
+	_, err = inPieces(ctx, f, func(piece []byte, _ bool) bool {
+		found = bytes.Contains(piece, []byte(text))
+		return !found
+	})
+	return err == nil && found
+}
+
+// Bounds of a search in files. Pieces overlap, so that what starts in one and is at most that long is whole in one.
+const (
+	maxSearched  = 16 << 20
+	pieceBytes   = 128 << 10
+	pieceOverlap = 1 << 10
+)
+
+// inPieces gives a file to fn piece by piece until fn returns false; last says that no further one follows. It returns how
+// many bytes it read.
+func inPieces(ctx context.Context, f io.Reader, fn func(piece []byte, last bool) bool) (read int64, err error) {
+	buf := make([]byte, pieceBytes)
+	kept := 0
+	for {
+		if err := ctx.Err(); err != nil {
+			return read, err
+		}
+		n, err := io.ReadFull(f, buf[kept:])
+		read += int64(n)
+		last := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || read >= maxSearched
+		if err != nil && !last {
+			return read, cause(err)
+		}
+		if !fn(buf[:kept+n], last) || last {
+			return read, nil
+		}
+		kept = copy(buf, buf[kept+n-pieceOverlap:kept+n])
+	}
 }

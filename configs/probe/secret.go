@@ -83,7 +83,11 @@ type secretSearch struct {
 
 func (c secretCheck) Check(ctx context.Context, h *Host) Verdict {
 	s := &secretSearch{secretCheck: c, buf: make([]byte, secretHead)}
-	err := h.Walk(ctx, c.start, s.visit)
+	err := s.hostKeys(ctx, h)
+	if err == nil && slices.Contains(c.Find, "key") {
+		s.files = 0
+		err = h.Walk(ctx, c.start, s.visit)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return notApplicable(err.Error())
 	}
@@ -95,18 +99,27 @@ func (c secretCheck) Check(ctx context.Context, h *Host) Verdict {
 	return judged(s.items, fmt.Sprintf("%d files, none with %s", s.files, strings.Join(c.Find, " or ")), what)
 }
 
+// hostKeys knows them by their names.
+func (s *secretSearch) hostKeys(ctx context.Context, h *Host) error {
+	found, files, err := h.searched(ctx, s.start, hostKey)
+	if !slices.Contains(s.Find, "ssh-host-key") {
+		return err
+	}
+	s.files = files
+	for _, f := range found {
+		if !s.skipped(f.Path) {
+			s.found(f.Info, "private host key of an SSH server: every device with this image has it")
+		}
+	}
+	return err
+}
+
 func (s *secretSearch) visit(tree Tree, name string, in Info) error {
 	if !in.Mode.IsRegular() || in.Size < 32 || len(s.items) > maxFound || s.skipped(in.Path) {
 		return nil
 	}
 	s.files++
 	if isHostKey(path.Base(name)) {
-		if slices.Contains(s.Find, "ssh-host-key") {
-			s.found(in, "private host key of an SSH server: every device with this image has it")
-		}
-		return nil
-	}
-	if !slices.Contains(s.Find, "key") {
 		return nil
 	}
 	if s.read > secretTotal {

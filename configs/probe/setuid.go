@@ -3,7 +3,6 @@
 package probe
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,12 +16,15 @@ type setuidCheck struct {
 	Allow []string `json:"allow"`
 	// AllowWith allows a path when another file is there: busybox may be setuid when /etc/busybox.conf limits its applets.
 	AllowWith map[string]string `json:"allow_with"`
+	// AllowText allows a program that has a text in it: a busybox that gives up its rights for the applets that need none
+	// says so when it lacks them.
+	AllowText map[string]string `json:"allow_text"`
 }
 
 func setuidKind() Kind {
 	return Kind{
 		Name: "setuid", Target: "a directory; what is below it on the same file system is searched",
-		Want: `{"allow": [paths], "allow_with": {"/bin/busybox": "/etc/busybox.conf"}}`,
+		Want: `{"allow": [paths], "allow_with": {"/bin/busybox": "/etc/busybox.conf"}, "allow_text": {path: a text in the program}}; the second and third allow a path when another file is there, or when the program has the text`,
 		Fix:  "take the setuid and setgid bits away",
 		New: func(target string, want []byte) (Check, error) {
 			c := setuidCheck{start: target}
@@ -52,33 +54,32 @@ func (c setuidCheck) Tightens(old Check) error {
 			return fmt.Errorf("%s may not be allowed", p)
 		}
 	}
+	for p, text := range c.AllowText {
+		if _, ok := subset([]string{p}, o.Allow); !ok && o.AllowText[p] != text {
+			return fmt.Errorf("%s may not be allowed", p)
+		}
+	}
 	return nil
 }
 
 const privBits = fs.ModeSetuid | fs.ModeSetgid
 
-// maxFound bounds what one search keeps; a tree with more is broken and fails anyway.
-const maxFound = 4096
-
 func (c setuidCheck) find(ctx context.Context, h *Host) (found []Info, files int, err error) {
-	err = h.Walk(ctx, c.start, func(_ Tree, _ string, in Info) error {
-		if !in.Mode.IsRegular() {
-			return nil
+	list, files, err := h.searched(ctx, c.start, privileged)
+	for _, f := range list {
+		if !slices.Contains(c.Allow, f.Path) && !c.allowedWith(ctx, h, f.Path) {
+			found = append(found, f.Info)
 		}
-		files++
-		if in.Mode&privBits == 0 || slices.Contains(c.Allow, in.Path) {
-			return nil
-		}
-		if with, ok := c.AllowWith[in.Path]; ok && h.Exists(with) {
-			return nil
-		}
-		if len(found) < maxFound {
-			found = append(found, in)
-		}
-		return nil
-	})
-	slices.SortFunc(found, func(a, b Info) int { return cmp.Compare(a.Path, b.Path) })
+	}
 	return found, files, err
+}
+
+func (c setuidCheck) allowedWith(ctx context.Context, h *Host, p string) bool {
+	if with, ok := c.AllowWith[p]; ok && h.Exists(with) {
+		return true
+	}
+	text, ok := c.AllowText[p]
+	return ok && h.contains(ctx, p, text)
 }
 
 func (c setuidCheck) Check(ctx context.Context, h *Host) Verdict {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -39,7 +40,10 @@ type subTree interface {
 }
 
 // dirTree is a directory. os.Root keeps every name below it, links included.
-type dirTree struct{ root *os.Root }
+type dirTree struct {
+	root *os.Root
+	dir  *os.File // root itself, of a tree that Sub made; nil otherwise
+}
 
 func (t dirTree) Open(name string) (fs.File, error) {
 	f, err := t.root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
@@ -55,12 +59,18 @@ func (t dirTree) ReadLink(name string) (string, error) { return t.root.Readlink(
 
 func (t dirTree) Names(name string) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
-		f, err := t.root.Open(name)
-		if err != nil {
+		f := t.dir
+		if name != "." || f == nil {
+			var err error
+			if f, err = t.root.Open(name); err != nil {
+				yield("", err)
+				return
+			}
+			defer f.Close()
+		} else if _, err := f.Seek(0, io.SeekStart); err != nil {
 			yield("", err)
 			return
 		}
-		defer f.Close()
 		for {
 			names, err := f.Readdirnames(256)
 			for _, n := range names {
@@ -84,18 +94,39 @@ func (t dirTree) Sub(name string) (Tree, io.Closer, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	return dirTree{r}, r, nil
+	f, err := r.Open(".")
+	if err != nil {
+		r.Close()
+		return nil, nil, err
+	}
+	sub := dirTree{r, f}
+	return sub, sub, nil
 }
 
+// Close ends the use of a tree that Sub made.
+func (t dirTree) Close() error { return errors.Join(t.dir.Close(), t.root.Close()) }
+
 // Attr reads through the open parent directory: lgetxattr then follows no link, neither in the last element nor before it.
+// It needs no right to read the file. Where there is no /proc the file is opened.
 func (t dirTree) Attr(name, attr string) ([]byte, error) {
-	dir, err := t.root.Open(filepath.Dir(name))
-	if err != nil {
-		return nil, err
+	dir := t.dir
+	if dir == nil || strings.Contains(name, "/") {
+		var err error
+		if dir, err = t.root.Open(filepath.Dir(name)); err != nil {
+			return nil, err
+		}
+		defer dir.Close()
 	}
-	defer dir.Close()
 	buf := make([]byte, 256)
 	n, err := unix.Lgetxattr("/proc/self/fd/"+strconv.Itoa(int(dir.Fd()))+"/"+filepath.Base(name), attr, buf)
+	if errors.Is(err, unix.ENOENT) {
+		f, oerr := openRegular(t, name)
+		if oerr != nil {
+			return nil, oerr
+		}
+		defer f.Close()
+		n, err = unix.Fgetxattr(int(f.(*os.File).Fd()), attr, buf)
+	}
 	if err != nil {
 		return nil, &fs.PathError{Op: "getxattr", Path: name, Err: err}
 	}

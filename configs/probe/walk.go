@@ -39,7 +39,7 @@ func (h *Host) Walk(ctx context.Context, start string, fn visit) error {
 	if !in.Mode.IsDir() {
 		return fmt.Errorf("walk %s: not a directory", printable(start))
 	}
-	w := walk{h: h, ctx: ctx, fn: fn, dev: in.Dev, left: maxEntries}
+	w := walk{h: h, ctx: ctx, fn: fn, dev: in.Dev, left: h.entries}
 	return w.dir(h.tree, rel(in.Path), in.Path, 0)
 }
 
@@ -72,9 +72,9 @@ func (w *walk) entry(tree Tree, name, at string, depth int) error {
 		return err
 	}
 	if w.left--; w.left < 0 {
-		return fmt.Errorf("walk: %w: more than %d entries", ErrTooLarge, maxEntries)
+		return fmt.Errorf("walk: %w: more than %d entries", ErrTooLarge, w.h.entries)
 	}
-	if slices.Contains(w.h.skip, at) || at == "/proc" || at == "/sys" || at == "/dev" {
+	if w.h.leavesOut(at) {
 		return nil
 	}
 	fi, err := tree.Lstat(name)
@@ -95,4 +95,10 @@ func (w *walk) entry(tree Tree, name, at string, depth int) error {
 		return nil
 	}
 	return w.dir(tree, name, at, depth+1)
+}
+
+// leavesOut reports whether walks leave p out.
+func (h *Host) leavesOut(p string) bool {
+	in := func(dir string) bool { return below(dir, p) }
+	return in("/proc") || in("/sys") || in("/dev") || slices.ContainsFunc(h.skip, in)
 }
