@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
 
 	"github.com/backstay/backstay/configs/probe"
@@ -22,6 +21,10 @@ import (
 // bytes; call Recover, then Apply again. A second Apply writes nothing, neither to the tree nor to StateDir. A dry run
 // writes nothing at all and puts into Finding.Changes exactly what would be written; its results are those of Check.
 func (e *Engine) Apply(ctx context.Context, ids []string, dryRun bool) (Report, error) {
+	return e.apply(ctx, ids, nil, dryRun)
+}
+
+func (e *Engine) apply(ctx context.Context, ids, only []string, dryRun bool) (Report, error) {
 	for _, id := range ids {
 		if _, ok := e.Policy.Rule(id); !ok {
 			return Report{}, e.noRule(id)
@@ -41,22 +44,19 @@ func (e *Engine) Apply(ctx context.Context, ids []string, dryRun bool) (Report, 
 	if err != nil {
 		return Report{}, err
 	}
-	r.report.DryRun = dryRun
+	r.report.DryRun, r.only = dryRun, only
 	a := &apply{run: r, ids: ids, dry: dryRun}
-	if err := a.all(); err != nil {
-		return Report{}, errors.Join(err, a.close())
-	}
-	if err := a.close(); err != nil {
-		return Report{}, err
-	}
-	for _, f := range r.report.Findings {
-		r.drift(f)
-		if f.Result == Fixed || f.Result == RebootNeeded && len(f.Changes) > 0 {
-			r.emit(EventFixed, append(r.attrs(f), slog.Int("changes", len(f.Changes)))...)
+	err = a.all()
+	if err == nil && !dryRun {
+		for _, f := range r.report.Findings {
+			r.note(f)
 		}
 	}
+	if err := errors.Join(err, a.close()); err != nil {
+		return Report{}, err
+	}
 	if dryRun {
-		r.report.count()
+		r.report.Tally()
 	} else {
 		r.finish("apply")
 	}
@@ -79,7 +79,7 @@ type trialFix struct{ finding, firstChange, lastChange int }
 
 // all runs safe rules first and those on trial last, so that taking the trial back leaves the safe ones alone.
 func (a *apply) all() error {
-	rules := a.Policy.Rules
+	rules := a.selected()
 	a.report.Findings = make([]Finding, len(rules))
 	for _, trial := range []bool{false, true} {
 		for i, rule := range rules {

@@ -19,13 +19,15 @@ package configs
 
 import "log/slog"
 
-// Emit reports an audit event under a stable code: config.drift (a rule fails), config.fixed (a fix was made and proved)
-// and config.state (a run or an undo ended). It is called synchronously, from one goroutine; nil reports nothing.
+// Emit reports an audit event under a stable code: config.drift (the outcome of a rule changed), config.waived (it fails and
+// that is accepted), config.fixed (a fix was made and proved) and config.state (how all of it stands: at the start, once a
+// day, after a run that changed something). It is called synchronously, from one goroutine; nil reports nothing.
 type Emit func(code string, attrs ...slog.Attr)
 
 // Codes of the events.
 const (
-	EventDrift = "config.drift"
-	EventFixed = "config.fixed"
-	EventState = "config.state"
+	EventDrift  = "config.drift"
+	EventFixed  = "config.fixed"
+	EventState  = "config.state"
+	EventWaived = "config.waived"
 )

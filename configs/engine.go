@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -37,6 +36,13 @@ type Engine struct {
 	// Confirm proves, after a fix on trial, that the device can still be managed, and returns an error when it cannot; the
 	// fix is then taken back. While it is nil, a trial is an audit.
 	Confirm func(context.Context) error
+	// Trace fills in Finding.Touched.
+	Trace bool
+
+	fullAt time.Time           // when the whole state was reported last, by this process
+	flap   map[string]flapping // rule -> its changes
+	linted *Rule               // the rules that were found right; a policy is replaced, never changed in place
+	rules  int
 }
 
 const defaultRuleTime = 20 * time.Second
@@ -44,26 +50,45 @@ const defaultRuleTime = 20 * time.Second
 // run is the state of one Check or Apply.
 type run struct {
 	*Engine
-	ctx    context.Context // of this run only
-	host   *probe.Host
-	osID   string
-	mem    memory
-	report Report
+	ctx     context.Context // of this run only
+	host    *probe.Host
+	osID    string
+	mem     memory
+	report  Report
+	only    []string // rules to look at; nil is all
+	full    bool     // the whole state is due
+	changed bool     // a rule does not stand as remembered
 }
 
 func (e *Engine) begin(ctx context.Context) (*run, error) {
 	if (e.Root == nil) == (e.Image == nil) || e.Now == nil {
 		return nil, &Refusal{Code: CodeInvalid, What: "engine", Why: "Now and either Root or Image have to be set", class: ErrSetup}
 	}
-	if err := Lint(e.Policy); err != nil {
-		return nil, refuse(CodeInvalid, "policy "+e.Policy.ID, err.Error(), err)
+	if err := e.lint(); err != nil {
+		return nil, err
 	}
 	r := &run{Engine: e, ctx: ctx, host: e.newHost()}
+	now := e.Now()
+	r.full = e.fullAt.IsZero() || now.Sub(e.fullAt) >= fullPeriod || now.Before(e.fullAt)
 	r.report = Report{Policy: e.Policy.ID, Serial: e.Policy.Serial, Started: e.Now().UTC(), Findings: []Finding{}}
 	r.osID = osID(ctx, r.host)
 	var err error
 	r.mem, err = e.loadMemory()
 	return r, err
+}
+
+// lint looks at a policy once: compiling hundreds of rules every half minute would be most of what a small device does.
+func (e *Engine) lint() error {
+	if n := len(e.Policy.Rules); n > 0 && e.linted == &e.Policy.Rules[0] && e.rules == n {
+		return nil
+	}
+	if err := Lint(e.Policy); err != nil {
+		return refuse(CodeInvalid, "policy "+e.Policy.ID, err.Error(), err)
+	}
+	if len(e.Policy.Rules) > 0 {
+		e.linted, e.rules = &e.Policy.Rules[0], len(e.Policy.Rules)
+	}
+	return nil
 }
 
 func (e *Engine) newHost() *probe.Host {
@@ -77,23 +102,53 @@ func (e *Engine) newHost() *probe.Host {
 	return probe.NewHost(e.Root, e.Live, skip...)
 }
 
-// Check runs every rule and changes nothing. It emits config.drift for each rule that fails and config.state at the end.
+// Check runs every rule and changes nothing in the tree. It emits what changed since the rule was last looked at, and the
+// whole state when that is due; how the rules stand is remembered in StateDir, which is written when it changes, if it can be.
 // The error is about the run: a bad policy, an unreadable StateDir, a context that ended; what a rule met is its finding.
-func (e *Engine) Check(ctx context.Context) (Report, error) {
+func (e *Engine) Check(ctx context.Context) (Report, error) { return e.check(ctx, nil) }
+
+// Recheck looks at some rules only, as Check does or, with repair, as Apply without names does. Its report holds these.
+func (e *Engine) Recheck(ctx context.Context, ids []string, repair bool) (Report, error) {
+	if len(ids) == 0 {
+		ids = []string{""}
+	}
+	if repair {
+		return e.apply(ctx, nil, ids, false)
+	}
+	return e.check(ctx, ids)
+}
+
+func (e *Engine) check(ctx context.Context, only []string) (Report, error) {
 	r, err := e.begin(ctx)
 	if err != nil {
 		return Report{}, err
 	}
-	for _, rule := range e.Policy.Rules {
+	r.only = only
+	for _, rule := range r.selected() {
 		if err := ctx.Err(); err != nil {
 			return Report{}, fmt.Errorf("check configuration: %w", err)
 		}
 		f := r.find(rule)
-		r.drift(f)
+		r.note(f)
 		r.report.Findings = append(r.report.Findings, f)
 	}
 	r.finish("check")
+	r.remember()
 	return r.report, nil
+}
+
+// selected lists the rules this run is about.
+func (r *run) selected() []Rule {
+	if r.only == nil {
+		return r.Policy.Rules
+	}
+	var out []Rule
+	for _, rule := range r.Policy.Rules {
+		if slices.Contains(r.only, rule.ID) {
+			out = append(out, rule)
+		}
+	}
+	return out
 }
 
 // Explain returns a rule and the mode in force for it.
@@ -120,7 +175,13 @@ func (r *run) find(rule Rule) Finding {
 	if f.Fix == "" {
 		f.Fix = FixReport
 	}
+	if r.Trace {
+		r.host.Trace()
+	}
 	r.judge(rule, &f)
+	if r.Trace {
+		f.Touched = r.host.Trace()
+	}
 	if f.Inspected == nil {
 		f.Inspected = []string{}
 	}
@@ -222,44 +283,6 @@ func (r *run) waive(f *Finding) {
 	if !open && f.More == 0 {
 		f.Result, f.Reason = Waived, f.Waiver.Reason
 	}
-}
-
-func (r *run) drift(f Finding) {
-	switch f.Result {
-	case Fail, FixFailed, Contested, Reverted:
-	default:
-		return
-	}
-	attrs := append(r.attrs(f), slog.String("expected", f.Expected), slog.String("observed", f.Observed))
-	if len(f.Evidence) > 0 {
-		attrs = append(attrs, slog.String("where", f.Evidence[0].Where), slog.Int("defects", len(f.Evidence)+f.More))
-	}
-	r.emit(EventDrift, attrs...)
-}
-
-func (r *run) attrs(f Finding) []slog.Attr {
-	return []slog.Attr{
-		slog.String("rule", f.Rule), slog.String("title", f.Title), slog.String("severity", string(f.Severity)),
-		slog.String("result", string(f.Result)), slog.String("policy", r.Policy.ID), slog.Uint64("serial", r.Policy.Serial),
-	}
-}
-
-func (e *Engine) emit(code string, attrs ...slog.Attr) {
-	if e.Emit != nil {
-		e.Emit(code, attrs...)
-	}
-}
-
-// finish counts the findings and reports the state.
-func (r *run) finish(what string) {
-	r.report.count()
-	attrs := []slog.Attr{slog.String("run", what), slog.String("policy", r.Policy.ID), slog.Uint64("serial", r.Policy.Serial)}
-	for _, res := range []Result{Pass, Fail, NotApplicable, Unknown, Waived, Fixed, FixFailed, Contested, Reverted, RebootNeeded} {
-		if n := r.report.Counts[res]; n > 0 {
-			attrs = append(attrs, slog.Int(string(res), n))
-		}
-	}
-	r.emit(EventState, attrs...)
 }
 
 // osID reads ID from os-release; "" when it cannot be told.

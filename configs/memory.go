@@ -29,6 +29,7 @@ type memory struct {
 	Fixes     map[string][]int64    `json:"fixes,omitempty"`
 	Suspended map[string]suspension `json:"suspended,omitempty"`
 	Reboot    map[string]string     `json:"reboot,omitempty"` // rule -> boot id under which it was fixed
+	Seen      map[string]string     `json:"seen,omitempty"`   // rule -> how it stood when it was reported; none is pass
 
 	dirty bool
 }
@@ -62,6 +63,7 @@ func (e *Engine) saveMemory(m memory) error {
 	prune(e.Policy, m.Fixes)
 	prune(e.Policy, m.Suspended)
 	prune(e.Policy, m.Reboot)
+	prune(e.Policy, m.Seen)
 	dir, err := e.state()
 	if err != nil {
 		return err
@@ -79,6 +81,25 @@ func prune[V any](p Policy, m map[string]V) {
 			delete(m, id)
 		}
 	}
+}
+
+// remember saves how the rules stood after a check. A check must work where nothing can be written, and beside a run that is
+// writing: then the same changes are reported again.
+func (r *run) remember() {
+	if !r.mem.dirty || r.StateDir == "" {
+		return
+	}
+	unlock, err := r.lock()
+	if err != nil {
+		return
+	}
+	defer unlock()
+	now, err := r.loadMemory() // another process may have fixed something since
+	if err != nil {
+		return
+	}
+	now.Seen = r.mem.Seen
+	r.saveMemory(now) //nolint:errcheck // see above
 }
 
 // fixed notes a fix made now.

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"maps"
 	"os"
 	"path/filepath"
@@ -341,26 +340,6 @@ func TestUndoDoesNotOverwriteWhatSomebodyElseWrote(t *testing.T) {
 		t.Errorf("undo: %v", err)
 	}
 	sameTree(t, tree, snapshot(t, dir), "refused undo")
-}
-
-func TestEvents(t *testing.T) {
-	dir, planted := plant(t)
-	e := engine(t, dir, load(t, "base"))
-	got := map[string]int{}
-	var last []slog.Attr
-	e.Emit = func(code string, attrs ...slog.Attr) { got[code]++; last = attrs }
-	check(t, e)
-	if got[configs.EventDrift] != len(planted) || got[configs.EventState] != 1 || got[configs.EventFixed] != 0 {
-		t.Errorf("check emits %v", got)
-	}
-	if last[0].Value.String() != "check" {
-		t.Errorf("state is %v", last)
-	}
-	clear(got)
-	r := apply(t, e, false, "mount.tmp")
-	if got[configs.EventFixed] != 1 || got[configs.EventDrift] != len(planted)-1 || got[configs.EventState] != 1 {
-		t.Errorf("apply emits %v: %v", got, r.Counts)
-	}
 }
 
 func BenchmarkCheckPlanted(b *testing.B) {

@@ -3,6 +3,7 @@
 package configs
 
 import (
+	"slices"
 	"time"
 
 	"github.com/backstay/backstay/configs/probe"
@@ -44,6 +45,9 @@ type Finding struct {
 	Changes        []Planned  `json:"changes,omitempty"` // what Apply did, or would do in a dry run
 	Refs           []string   `json:"refs,omitempty"`
 	Took           int64      `json:"took_us"` // microseconds
+
+	// Touched lists the paths that were looked up, found or not, when the engine traces; a watch over them notices drift.
+	Touched []string `json:"-"`
 }
 
 // Evidence is one thing that is not as wanted.
@@ -68,14 +72,17 @@ type Report struct {
 	Run      string         `json:"run,omitempty"` // name of the undo record, when something was written
 	Findings []Finding      `json:"findings"`      // in the order of the policy
 	Counts   map[Result]int `json:"counts"`
+	Scores   []Score        `json:"scores"` // one for each capability of SP 800-213A
 }
+
+// results lists every result, in the order of reports.
+var results = [...]Result{Pass, Fail, NotApplicable, Unknown, Waived, Fixed, FixFailed, Contested, Reverted, RebootNeeded}
 
 // Bad returns the findings that need somebody: fail, unknown, fix-failed, contested and reverted.
 func (r Report) Bad() []Finding {
 	var out []Finding
 	for _, f := range r.Findings {
-		switch f.Result {
-		case Fail, Unknown, FixFailed, Contested, Reverted:
+		if bad(f.Result) {
 			out = append(out, f)
 		}
 	}
@@ -85,9 +92,22 @@ func (r Report) Bad() []Finding {
 // OK reports whether nothing needs anybody.
 func (r Report) OK() bool { return len(r.Bad()) == 0 }
 
-func (r *Report) count() {
+// Tally fills in Counts and Scores from the findings.
+func (r *Report) Tally() {
 	r.Counts = map[Result]int{}
 	for _, f := range r.Findings {
 		r.Counts[f.Result]++
 	}
+	r.Scores = scores(r.Findings)
+}
+
+// Update replaces the findings of r by those that part, a later and partial run, has of the same rules.
+func (r *Report) Update(part Report) {
+	r.Findings = slices.Clone(r.Findings)
+	for _, f := range part.Findings {
+		if i := slices.IndexFunc(r.Findings, func(old Finding) bool { return old.Rule == f.Rule }); i >= 0 {
+			r.Findings[i] = f
+		}
+	}
+	r.Tally()
 }

@@ -42,6 +42,7 @@ type Host struct {
 	files map[string]fileFact
 	bytes int
 	over  map[string]planned // of a dry run
+	trace map[string]bool    // paths looked up since Trace; nil before the first
 
 	walked  []*facts
 	entries int // most entries of one walk
@@ -86,6 +87,27 @@ func (h *Host) Forget(resolved string) {
 	}
 }
 
+// maxTrace bounds the paths noted for one rule; a rule that looks at more is found out about by the daily run.
+const maxTrace = 256
+
+// Trace notes the paths that are looked up from now on, found or not, and returns, sorted, those since it was called last.
+// What lies below the start of a walk is not noted.
+func (h *Host) Trace() []string {
+	var out []string
+	for p := range h.trace {
+		out = append(out, p)
+	}
+	slices.Sort(out)
+	h.trace = map[string]bool{}
+	return out
+}
+
+func (h *Host) note(p string) {
+	if h.trace != nil && len(h.trace) < maxTrace {
+		h.trace[p] = true
+	}
+}
+
 // Info describes one file without following its last link.
 type Info struct {
 	Path     string      // inside the root, absolute, links resolved
@@ -118,6 +140,7 @@ func (h *Host) Resolve(name string) (string, error) {
 		at := strings.Join(append(done, el), "/")
 		fi, err := h.tree.Lstat(at)
 		if err != nil {
+			h.note("/" + at)
 			if o, ok := h.over["/"+at]; ok && !o.gone && onlyDots(rest) {
 				return "/" + at, nil
 			}
@@ -130,6 +153,7 @@ func (h *Host) Resolve(name string) (string, error) {
 			done = append(done, el)
 			continue
 		}
+		h.note("/" + at)
 		if links++; links > maxLinks {
 			return "", fmt.Errorf("%s: %w", printable(name), ErrLoop)
 		}
@@ -142,6 +166,7 @@ func (h *Host) Resolve(name string) (string, error) {
 		}
 		rest = append(strings.Split(to, "/"), rest...)
 	}
+	h.note("/" + strings.Join(done, "/"))
 	return "/" + strings.Join(done, "/"), nil
 }
 
