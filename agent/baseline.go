@@ -68,6 +68,20 @@ func (g *guard) apply(ctx context.Context, rules []string, dryRun bool) (configs
 	return r, err
 }
 
+func (g *guard) undo(ctx context.Context) ([]configs.Planned, error) {
+	g.run.Lock()
+	defer g.run.Unlock()
+	return g.engine.Undo(ctx)
+}
+
+// explain returns a rule and the name of the policy in force.
+func (g *guard) explain(id string) (configs.Rule, string, error) {
+	g.run.Lock()
+	defer g.run.Unlock()
+	r, _, err := g.engine.Explain(id)
+	return r, g.engine.Policy.ID, err
+}
+
 func (g *guard) note(r configs.Report) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

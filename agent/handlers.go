@@ -5,7 +5,6 @@ package agent
 import (
 	"context"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,7 +12,6 @@ import (
 	"slices"
 
 	"github.com/backstay/backstay/agent/control"
-	"github.com/backstay/backstay/configs"
 	"github.com/backstay/backstay/identity"
 	"github.com/backstay/backstay/logging"
 	"github.com/backstay/backstay/update"
@@ -47,6 +45,7 @@ func (a *agent) handlers() control.Handler {
 		h[control.MethodBaselineCheck] = read(a.baselineCheck)
 		h[control.MethodBaselineApply] = control.Typed(a.baselineApply)
 		h[control.MethodBaselineExplain] = control.Typed(a.baselineExplain)
+		h[control.MethodBaselineUndo] = command(a, control.MethodBaselineUndo, a.baselineUndo)
 	}
 	if a.updater != nil {
 		h[control.MethodUpdateCheck] = read(a.updateCheck)
@@ -161,48 +160,6 @@ func (a *agent) verifyLog(ctx context.Context) (control.AuditReport, error) {
 		out.Bad.First, out.Bad.Last = r.Bad.First, r.Bad.Last
 	}
 	return out, nil
-}
-
-func (a *agent) baselineCheck(ctx context.Context) (control.Findings, error) {
-	r, err := a.guard.check(ctx)
-	return findings(a.guard.profiles, r), err
-}
-
-func (a *agent) baselineApply(ctx context.Context, p control.ApplyParams) (control.Findings, error) {
-	if !p.DryRun {
-		a.recordCommand(ctx, control.MethodBaselineApply, slog.Any("rules", p.Rules))
-	}
-	r, err := a.guard.apply(ctx, p.Rules, p.DryRun)
-	return findings(a.guard.profiles, r), err
-}
-
-func (a *agent) baselineExplain(_ context.Context, p control.RuleParams) (control.Rule, error) {
-	r, _, err := a.guard.engine.Explain(p.Rule)
-	if err != nil {
-		return control.Rule{}, err
-	}
-	out := control.Rule{
-		ID: r.ID, Title: r.Title, Why: r.Why, Severity: string(r.Severity), Kind: r.Kind, Target: text(r.Target), Want: text(r.Want),
-		Fix: string(r.Fix), Refs: r.Refs, Profile: a.guard.engine.Policy.ID,
-	}
-	report := a.guard.report()
-	if i := slices.IndexFunc(report.Findings, func(f configs.Finding) bool { return f.Rule == r.ID }); i >= 0 {
-		f := finding(report.Findings[i])
-		out.Finding = &f
-	}
-	return out, nil
-}
-
-// text shows a rule's parameter as its author wrote it.
-func text(v any) string {
-	switch v := v.(type) {
-	case string:
-		return v
-	case json.RawMessage:
-		return string(v)
-	}
-	b, _ := json.Marshal(v)
-	return string(b)
 }
 
 func (a *agent) updateCheck(ctx context.Context) (control.UpdateCheck, error) {

@@ -186,6 +186,9 @@ func (a *agent) openBaseline() {
 		Root: root, Policy: policy, Live: a.cfg.Baseline.Root == "/", Emit: a.recorder.emit, Now: a.clock.Now,
 		StateDir: filepath.Join(a.cfg.StateDir, "baseline"),
 	}
+	if p := newProver(a.cfg, a.identity.TLS); p != nil {
+		engine.Managed, engine.Confirm = p.managed, p.confirm
+	}
 	if _, err := engine.Recover(context.Background()); err != nil {
 		a.part("baseline", err)
 	}

@@ -112,7 +112,7 @@ func (a *agent) baselineStatus() control.Baseline {
 		return control.Baseline{}
 	}
 	r := a.guard.report()
-	out := control.Baseline{Profiles: a.guard.profiles, Enforce: a.guard.enforce, Counts: counts(r), CheckedAt: r.Started}
+	out := control.Baseline{Profiles: a.guard.profiles, Enforce: a.guard.enforce, Counts: counts(r), Scores: scores(r), CheckedAt: r.Started}
 	for _, f := range r.Bad() {
 		out.Failed = append(out.Failed, finding(f))
 	}
@@ -120,30 +120,6 @@ func (a *agent) baselineStatus() control.Baseline {
 		return severityRank(configs.Severity(y.Severity)) - severityRank(configs.Severity(x.Severity))
 	})
 	out.Failed = out.Failed[:min(len(out.Failed), control.MaxListed)]
-	return out
-}
-
-func counts(r configs.Report) control.Counts {
-	c := r.Counts
-	return control.Counts{
-		Pass: c[configs.Pass], Fail: c[configs.Fail] + c[configs.FixFailed] + c[configs.Contested] + c[configs.Reverted],
-		Unknown: c[configs.Unknown], Waived: c[configs.Waived], NotApplicable: c[configs.NotApplicable],
-		Fixed: c[configs.Fixed] + c[configs.RebootNeeded],
-	}
-}
-
-func finding(f configs.Finding) control.Finding {
-	return control.Finding{
-		Rule: f.Rule, Title: f.Title, Severity: string(f.Severity), Result: string(f.Result), Expected: f.Expected,
-		Observed: f.Observed, Inspected: f.Inspected, Reason: f.Reason, Fixable: f.Fix != configs.FixReport,
-	}
-}
-
-func findings(profiles []string, r configs.Report) control.Findings {
-	out := control.Findings{Profiles: profiles, DryRun: r.DryRun, Counts: counts(r)}
-	for _, f := range r.Findings {
-		out.Items = append(out.Items, finding(f))
-	}
 	return out
 }
 

@@ -72,6 +72,7 @@ type apply struct {
 
 	inTrial bool
 	trial   []trialFix
+	managed *error // what Managed said in this run
 }
 
 // trialFix is a fix that Confirm has to bless: a position in the report.
@@ -117,6 +118,16 @@ func (a *apply) one(i int, rule Rule, trial bool) error {
 		f.Result, f.Reason = Contested, "something changes it back; next try after "+until.UTC().Format("2006-01-02T15:04:05Z")
 		return nil
 	}
+	if trial && !a.dry {
+		if why := a.parked(rule.ID); why != "" {
+			f.Result, f.Reason = Reverted, why
+			return nil
+		}
+		if err := a.stillManaged(); err != nil {
+			f.Reason = "it waits until the device is managed: " + err.Error()
+			return nil
+		}
+	}
 	first := a.rec.len()
 	err := a.mend(rule, &f)
 	if errors.Is(err, errRecord) || a.ctx.Err() != nil {
@@ -135,6 +146,18 @@ func (a *apply) one(i int, rule Rule, trial bool) error {
 	return nil
 }
 
+// stillManaged asks once in a run.
+func (a *apply) stillManaged() error {
+	if a.managed == nil {
+		var err error
+		if a.Managed != nil {
+			err = a.Managed(a.ctx)
+		}
+		a.managed = &err
+	}
+	return *a.managed
+}
+
 // leave says why a failing rule is not mended by this run, "" when it is.
 func (a *apply) leave(rule Rule, f Finding, trial bool) string {
 	named := slices.Contains(a.ids, rule.ID)
@@ -150,7 +173,7 @@ func (a *apply) leave(rule Rule, f Finding, trial bool) string {
 	case trial && a.Confirm == nil:
 		return "the fix could lock somebody out: name the rule to apply it"
 	}
-	return ""
+	return a.held(rule.ID)
 }
 
 // mend plans and carries out the fix, step by step, so that each plan sees what the one before it changed.
@@ -224,6 +247,10 @@ func (a *apply) prove(rule Rule, f *Finding, fixErr error) {
 	}
 	if len(f.Changes) > 0 {
 		a.mem.fixed(rule.ID, a.Now())
+		if len(a.ids) > 0 { // a person wants it after all
+			delete(a.mem.Held, rule.ID)
+			delete(a.mem.Trials, rule.ID)
+		}
 	}
 	after.Took += f.Took
 	*f = after
@@ -257,6 +284,12 @@ func (a *apply) confirm() error {
 	}
 	err := a.Confirm(a.ctx)
 	if err == nil {
+		for _, t := range a.trial {
+			if rule := a.report.Findings[t.finding].Rule; a.mem.Trials[rule].N > 0 {
+				delete(a.mem.Trials, rule)
+				a.mem.dirty = true
+			}
+		}
 		return a.rec.commit()
 	}
 	// Take back with a fresh context: a Confirm that ran out of the caller's time must not leave the trial in force.
@@ -265,7 +298,7 @@ func (a *apply) confirm() error {
 	for _, t := range slices.Backward(a.trial) {
 		f := &a.report.Findings[t.finding]
 		f.Result, f.Reason = Reverted, "taken back, the device could not prove that it is still managed: "+err.Error()
-		delete(a.mem.Reboot, f.Rule)
+		a.mem.takenBack(f.Rule, a.Policy.Serial, a.Now())
 		if uerr := a.rec.takeBack(ctx, a.host, t.firstChange, t.lastChange); uerr != nil {
 			f.Result, f.Reason = FixFailed, "not confirmed ("+err.Error()+") and not taken back: "+uerr.Error()
 		}

@@ -36,6 +36,8 @@ type Engine struct {
 	// Confirm proves, after a fix on trial, that the device can still be managed, and returns an error when it cannot; the
 	// fix is then taken back. While it is nil, a trial is an audit.
 	Confirm func(context.Context) error
+	// Managed says whether that can be proved now, before a trial begins; with an error trials wait. Nil is yes.
+	Managed func(context.Context) error
 	// Trace fills in Finding.Touched.
 	Trace bool
 

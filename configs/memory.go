@@ -30,6 +30,8 @@ type memory struct {
 	Suspended map[string]suspension `json:"suspended,omitempty"`
 	Reboot    map[string]string     `json:"reboot,omitempty"` // rule -> boot id under which it was fixed
 	Seen      map[string]string     `json:"seen,omitempty"`   // rule -> how it stood when it was reported; none is pass
+	Trials    map[string]attempts   `json:"trials,omitempty"` // rule -> trials that were taken back
+	Held      map[string]int64      `json:"held,omitempty"`   // rule -> until when it is left as a person's undo left it
 
 	dirty bool
 }
@@ -39,8 +41,25 @@ type suspension struct {
 	Level int   `json:"level"`
 }
 
+// A fix that the device could not confirm is tried again, in case the network was away for another reason, and then parked:
+// each try may cost somebody a connection.
+const (
+	maxTrials = 3
+	holdFor   = 24 * time.Hour // a person's undo is left alone that long
+)
+
+// attempts are the trials of one rule under one policy that were taken back.
+type attempts struct {
+	N      int    `json:"n"`
+	Next   int64  `json:"next"`
+	Serial uint64 `json:"serial"`
+}
+
 func (e *Engine) loadMemory() (memory, error) {
-	m := memory{Fixes: map[string][]int64{}, Suspended: map[string]suspension{}, Reboot: map[string]string{}}
+	m := memory{
+		Fixes: map[string][]int64{}, Suspended: map[string]suspension{}, Reboot: map[string]string{}, Seen: map[string]string{},
+		Trials: map[string]attempts{}, Held: map[string]int64{},
+	}
 	if e.StateDir == "" {
 		return m, nil
 	}
@@ -64,6 +83,8 @@ func (e *Engine) saveMemory(m memory) error {
 	prune(e.Policy, m.Suspended)
 	prune(e.Policy, m.Reboot)
 	prune(e.Policy, m.Seen)
+	prune(e.Policy, m.Trials)
+	prune(e.Policy, m.Held)
 	dir, err := e.state()
 	if err != nil {
 		return err
@@ -128,6 +149,42 @@ func (m *memory) rebootAfter(rule, bootID string) {
 	if bootID != "" {
 		m.Reboot[rule], m.dirty = bootID, true
 	}
+}
+
+// takenBack notes a trial that was not confirmed.
+func (m *memory) takenBack(rule string, serial uint64, now time.Time) {
+	t := m.Trials[rule]
+	if t.Serial != serial {
+		t = attempts{Serial: serial}
+	}
+	t.Next = now.Add(pause(t.N)).Unix()
+	t.N++
+	m.Trials[rule], m.dirty = t, true
+	delete(m.Reboot, rule)
+}
+
+// parked says why a trial is not begun now, "" when it is.
+func (r *run) parked(rule string) string {
+	t := r.mem.Trials[rule]
+	next := time.Unix(t.Next, 0)
+	switch {
+	case t.Serial != r.Policy.Serial || t.N == 0:
+		return ""
+	case t.N >= maxTrials:
+		return fmt.Sprintf("taken back %d times, the device could not prove that it is still managed: name the rule to apply it", t.N)
+	case r.Now().Before(next):
+		return "taken back, the device could not prove that it is still managed; next try after " + next.UTC().Format(time.RFC3339)
+	}
+	return ""
+}
+
+// held says until when a rule is left alone because a person took its fix back, "" when it is not.
+func (r *run) held(rule string) string {
+	until := time.Unix(r.mem.Held[rule], 0)
+	if !r.Now().Before(until) {
+		return ""
+	}
+	return "a person took the fix back; it is left alone until " + until.UTC().Format(time.RFC3339)
 }
 
 // suspended reports until when the fix of a rule rests.

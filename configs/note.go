@@ -34,6 +34,9 @@ func (r *run) note(f Finding) {
 	if before == "" {
 		before = string(Pass)
 	}
+	if f.Result == Fail && stillFails(before, now) {
+		now = before
+	}
 	changed := now != before
 	if changed {
 		if r.mem.Seen == nil {
@@ -107,13 +110,13 @@ func (r *run) flaps(rule string, changed bool) (untold int, quiet bool) {
 }
 
 // standing is what is remembered of a finding: its result, and a digest of what is wrong. Where it is wrong is left out, a
-// line number changes with every edit above it. What the engine fixed stands as passed; what is contested takes turns, so
-// its evidence says nothing.
+// line number changes with every edit above it. What the engine fixed stands as passed; what is contested or was taken back
+// takes turns, so its evidence says nothing.
 func standing(f Finding) string {
 	switch f.Result {
 	case Fixed:
 		return string(Pass)
-	case Pass, NotApplicable, Contested, RebootNeeded:
+	case Pass, NotApplicable, Contested, Reverted, RebootNeeded:
 		return string(f.Result)
 	}
 	h := sha256.New()
@@ -122,6 +125,19 @@ func standing(f Finding) string {
 	}
 	fmt.Fprint(h, f.More)
 	return string(f.Result) + ":" + hex.EncodeToString(h.Sum(nil)[:8])
+}
+
+// stillFails reports whether a plain fail is the state that an earlier try to fix it left: a run that did not try again, such
+// as a check, has nothing to add.
+func stillFails(before, now string) bool {
+	i := cut(before, ':')
+	switch Result(before[:i]) {
+	case Contested, Reverted:
+		return true
+	case FixFailed:
+		return before[i:] == now[cut(now, ':'):]
+	}
+	return false
 }
 
 func cut(s string, sep byte) int {
@@ -173,7 +189,9 @@ func (r *run) finish(what string) {
 		}
 	}
 	for _, s := range r.report.Scores {
-		attrs = append(attrs, slog.String("score."+s.Capability, s.String()))
+		if s.Applicable > 0 {
+			attrs = append(attrs, slog.String("score."+s.Capability, s.String()))
+		}
 	}
 	r.emit(EventState, attrs...)
 }

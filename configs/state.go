@@ -125,6 +125,7 @@ type record struct {
 
 	name, dir string
 	engine    *Engine
+	undone    []recorded // what undo has taken back
 }
 
 type recorded struct {

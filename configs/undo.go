@@ -27,7 +27,24 @@ func (e *Engine) Undo(ctx context.Context) ([]Planned, error) {
 	if rec == nil {
 		return nil, refuse(CodeNothingToUndo, "undo", "no run has changed anything that was not taken back already", nil)
 	}
-	return e.undo(ctx, rec)
+	done, err := e.undo(ctx, rec)
+	if err == nil {
+		err = e.afterUndo(rec, func(m *memory, rule string) { m.Held[rule] = e.Now().Add(holdFor).Unix() })
+	}
+	return done, err
+}
+
+// afterUndo notes in the memory what became of the rules whose fixes were taken back. Without it the next run would fix them
+// again at once.
+func (e *Engine) afterUndo(rec *record, note func(m *memory, rule string)) error {
+	m, err := e.loadMemory()
+	if err != nil {
+		return err
+	}
+	for _, c := range rec.undone {
+		note(&m, c.Rule)
+	}
+	return e.saveMemory(m)
 }
 
 // Recover takes back the last run if it was on trial when the power went or the process died, and does nothing
@@ -45,7 +62,17 @@ func (e *Engine) Recover(ctx context.Context) ([]Planned, error) {
 	if err != nil || rec == nil || rec.Trial == 0 || rec.Committed {
 		return nil, err
 	}
-	return e.undo(ctx, rec)
+	done, err := e.undo(ctx, rec)
+	if err == nil && len(rec.undone) > 0 {
+		noted := map[string]bool{}
+		err = e.afterUndo(rec, func(m *memory, rule string) {
+			if !noted[rule] {
+				m.takenBack(rule, rec.Serial, e.Now())
+			}
+			noted[rule] = true
+		})
+	}
+	return done, err
 }
 
 func (e *Engine) undo(ctx context.Context, rec *record) ([]Planned, error) {
@@ -62,6 +89,7 @@ func (e *Engine) undo(ctx context.Context, rec *record) ([]Planned, error) {
 	if err != nil {
 		return done, err
 	}
+	rec.undone = slices.Clone(rec.Changes[first:])
 	if first > 0 {
 		rec.Changes = rec.Changes[:first]
 		err = rec.commit()

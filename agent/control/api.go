@@ -23,6 +23,7 @@ const (
 	MethodBaselineCheck   = "baseline.check"   // None -> Findings
 	MethodBaselineApply   = "baseline.apply"   // ApplyParams -> Findings
 	MethodBaselineExplain = "baseline.explain" // RuleParams -> Rule
+	MethodBaselineUndo    = "baseline.undo"    // None -> Undone
 	MethodIdentityShow    = "identity.show"    // None -> Identity
 	MethodIdentityEnroll  = "identity.enroll"  // None -> Identity
 	MethodIdentityRenew   = "identity.renew"   // None -> Identity
@@ -123,8 +124,18 @@ type Baseline struct {
 	Profiles  []string  `json:"profiles"`
 	Enforce   bool      `json:"enforce"`
 	Counts    Counts    `json:"counts"`
+	Scores    []Score   `json:"scores"`
 	CheckedAt time.Time `json:"checked_at,omitzero"`
 	Failed    []Finding `json:"failed"` // worst first, at most MaxListed
+}
+
+// Score sums up the rules that speak for one capability of SP 800-213A.
+type Score struct {
+	Capability string `json:"capability"` // DI, DC, DP, LA, SU, CS or DS
+	Passed     int    `json:"passed"`
+	Applicable int    `json:"applicable"` // rules that could be judged, or should have been
+	Waived     int    `json:"waived"`     // of these, accepted for a time
+	Unknown    int    `json:"unknown"`    // of these, could not be judged
 }
 
 // MaxListed is how many failed findings a status holds.
@@ -217,6 +228,7 @@ type Findings struct {
 	Profiles []string  `json:"profiles"`
 	DryRun   bool      `json:"dry_run"`
 	Counts   Counts    `json:"counts"`
+	Scores   []Score   `json:"scores"`
 	Items    []Finding `json:"items"`
 }
 
@@ -231,6 +243,19 @@ type Finding struct {
 	Inspected []string `json:"inspected"`
 	Reason    string   `json:"reason"` // for not-applicable, unknown and waived
 	Fixable   bool     `json:"fixable"`
+	Changes   []Change `json:"changes"` // what a repair did, or would do in a dry run
+}
+
+// Change is one change of a file or a kernel value, as people read it.
+type Change struct {
+	Op   string `json:"op"`
+	Path string `json:"path"`
+	Diff string `json:"diff"` // unified difference, secrets masked
+}
+
+// Undone is what an undo of the last repair changed back.
+type Undone struct {
+	Changes []Change `json:"changes"`
 }
 
 // ApplyParams says what to repair.

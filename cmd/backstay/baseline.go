@@ -15,7 +15,7 @@ import (
 func (d *device) baselineCommand() *cli.Command {
 	return &cli.Command{
 		Name: "baseline", Short: "check and repair the secure-default configuration",
-		Sub: []*cli.Command{d.baselineCheck(), d.baselineApply(), d.baselineExplain()},
+		Sub: []*cli.Command{d.baselineCheck(), d.baselineApply(), d.baselineDiff(), d.baselineExplain(), d.baselineUndo()},
 	}
 }
 
@@ -52,6 +52,77 @@ func (d *device) baselineApply() *cli.Command {
 				return err
 			}
 			return printFindings(env, "backstay.baseline-apply/1", f, len(args) > 0)
+		},
+	}
+}
+
+func (d *device) baselineDiff() *cli.Command {
+	return &cli.Command{
+		Name: "diff", Args: "[RULE...]", Short: "show exactly what apply would change, and change nothing",
+		Long: `Prints the unified difference of every file apply would write, secrets masked. Without rules it shows what the agent would
+repair by itself; name a rule to see a repair that could lock somebody out. Ends with code 6 when there is something to change.`,
+		Complete: func([]string) []string { return d.failedRules() },
+		Run: func(ctx context.Context, env *cli.Env, args []string) error {
+			f, err := ask[control.Findings](ctx, d, control.MethodBaselineApply, control.ApplyParams{Rules: args, DryRun: true})
+			if err != nil {
+				return err
+			}
+			return printDiff(env, f, args)
+		},
+	}
+}
+
+func printDiff(env *cli.Env, f control.Findings, args []string) error {
+	var items []control.Finding
+	n := 0
+	for _, item := range f.Items {
+		if len(item.Changes) > 0 {
+			items = append(items, item)
+			n += len(item.Changes)
+		}
+	}
+	differs := cli.Findings(fmt.Sprintf("%d changes would be made", n), strings.Join(append([]string{"backstay baseline apply"}, args...), " "))
+	if env.JSON {
+		f.Items = items
+		if err := env.PrintJSON("backstay.baseline-diff/1", f); err != nil || n == 0 {
+			return err
+		}
+		return differs.Quiet()
+	}
+	for _, item := range items {
+		fmt.Fprintf(env.Stdout, "# %s (%s)\n", item.Rule, item.Severity)
+		if item.Reason != "" {
+			fmt.Fprintf(env.Stdout, "# %s\n", item.Reason)
+		}
+		for _, c := range item.Changes {
+			fmt.Fprint(env.Stdout, c.Diff)
+		}
+	}
+	if n == 0 {
+		fmt.Fprintln(env.Stdout, "nothing would be changed")
+		return nil
+	}
+	return differs
+}
+
+func (d *device) baselineUndo() *cli.Command {
+	return &cli.Command{
+		Name: "undo", Short: "take the last repair back",
+		Long: `Writes back what the last apply, by the agent or by a person, changed. A file that somebody changed since refuses the whole
+undo. The agent repairs it again at its next look: what should stay needs a waiver.`,
+		Run: func(ctx context.Context, env *cli.Env, _ []string) error {
+			u, err := ask[control.Undone](ctx, d, control.MethodBaselineUndo, nil)
+			if err != nil {
+				return err
+			}
+			if env.JSON {
+				return env.PrintJSON("backstay.baseline-undo/1", u)
+			}
+			for _, c := range u.Changes {
+				fmt.Fprint(env.Stdout, c.Diff)
+			}
+			fmt.Fprintf(env.Stdout, "%d changes taken back\n", len(u.Changes))
+			return nil
 		},
 	}
 }
@@ -115,6 +186,9 @@ func printFindings(env *cli.Env, schema string, f control.Findings, all bool) er
 	c := f.Counts
 	fmt.Fprintf(env.Stdout, "%d ok, %d fixed, %d failed, %d unknown, %d waived, %d not applicable\n",
 		c.Pass, c.Fixed, c.Fail, c.Unknown, c.Waived, c.NotApplicable)
+	if s := printScores(f.Scores); s != "" {
+		fmt.Fprintln(env.Stdout, s)
+	}
 	if f.DryRun {
 		fmt.Fprintln(env.Stdout, "dry run: nothing was changed")
 	}
@@ -122,6 +196,27 @@ func printFindings(env *cli.Env, schema string, f control.Findings, all bool) er
 		return failed
 	}
 	return nil
+}
+
+// printScores is one line: for each capability, passed of applicable; w waived, u unknown.
+func printScores(list []control.Score) string {
+	var out strings.Builder
+	for _, s := range list {
+		if s.Applicable == 0 {
+			continue
+		}
+		if out.Len() == 0 {
+			out.WriteString("SP 800-213A:")
+		}
+		fmt.Fprintf(&out, " %s %d/%d", s.Capability, s.Passed, s.Applicable)
+		if s.Waived > 0 {
+			fmt.Fprintf(&out, "+%dw", s.Waived)
+		}
+		if s.Unknown > 0 {
+			fmt.Fprintf(&out, "+%du", s.Unknown)
+		}
+	}
+	return out.String()
 }
 
 // found is what a finding saw, in one cell.

@@ -158,7 +158,7 @@ func methods() []string {
 	return []string{
 		control.MethodStatus, control.MethodUpdateCheck, control.MethodUpdateInstall, control.MethodUpdateHistory, control.MethodUpdateCancel, control.MethodUpdatePardon,
 		control.MethodSlotList, control.MethodSlotMarkGood, control.MethodSlotMarkBad, control.MethodSlotRollback,
-		control.MethodBaselineCheck, control.MethodBaselineApply, control.MethodBaselineExplain,
+		control.MethodBaselineCheck, control.MethodBaselineApply, control.MethodBaselineExplain, control.MethodBaselineUndo,
 		control.MethodIdentityShow, control.MethodIdentityEnroll, control.MethodIdentityRenew,
 		control.MethodAuditTail, control.MethodAuditVerify, control.MethodAuditExport,
 	}

@@ -140,6 +140,9 @@ func baselineRow(t *cli.Table, s control.Status) {
 	}
 	t.Row("baseline", strings.Join(b.Profiles, "+"), fmt.Sprintf("%d ok, %d failed", b.Counts.Pass+b.Counts.Fixed, b.Counts.Fail),
 		fmt.Sprintf("%d waived, %d unknown, checked %s", b.Counts.Waived, b.Counts.Unknown, ago(s.Time, b.CheckedAt)))
+	if line := printScores(b.Scores); line != "" {
+		t.Row("", line)
+	}
 }
 
 func auditRow(t *cli.Table, s control.Status) {
