@@ -46,6 +46,10 @@ type Host struct {
 
 	walked  []*facts
 	entries int // most entries of one walk
+
+	started   *startFacts // see starts, processes and listeners
+	running   *processFacts
+	listening *listenerFacts
 }
 
 type fileFact struct {
@@ -85,6 +89,7 @@ func (h *Host) Forget(resolved string) {
 	for _, f := range h.walked {
 		f.again(h, resolved)
 	}
+	h.started, h.running, h.listening = nil, nil, nil
 }
 
 // maxTrace bounds the paths noted for one rule; a rule that looks at more is found out about by the daily run.

@@ -3,43 +3,13 @@
 package probe
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"path"
 	"slices"
 	"strings"
 )
-
-// inetdLine is one service of inetd.conf.
-type inetdLine struct {
-	line                     int
-	service, server, program string // program is the first argument, which names the applet of a busybox
-}
-
-// parseInetd reads the services: service type protocol wait user server args.
-func parseInetd(data []byte) []inetdLine {
-	var out []inetdLine
-	n := 0
-	for l := range bytes.Lines(data) {
-		n++
-		f := strings.Fields(string(l))
-		if len(f) < 6 || strings.HasPrefix(f[0], "#") {
-			continue
-		}
-		e := inetdLine{line: n, service: f[0], server: f[5]}
-		if len(f) > 6 {
-			e.program = f[6]
-			if path.Base(f[6]) == "busybox" && len(f) > 7 {
-				e.program = f[7]
-			}
-		}
-		out = append(out, e)
-	}
-	return out
-}
 
 // services gives the ports and programs of a service beside its name.
 func services(name string) []string {
@@ -89,9 +59,9 @@ func (c inetdCheck) Tightens(old Check) error {
 	return nil
 }
 
-// denied gives the denied service of a line, "" for none.
-func (c inetdCheck) denied(e inetdLine) string {
-	service := e.service[strings.LastIndexByte(e.service, ':')+1:] // address:service
+// denied gives the denied service of an entry, "" for none.
+func (c inetdCheck) denied(e superService) string {
+	service := e.name[strings.LastIndexByte(e.name, ':')+1:] // address:service
 	for _, d := range c.Deny {
 		also := services(d)
 		if service == d || slices.Contains(also, service) || slices.Contains(also, path.Base(e.server)) || slices.Contains(also, path.Base(e.program)) {
@@ -101,75 +71,43 @@ func (c inetdCheck) denied(e inetdLine) string {
 	return ""
 }
 
-// files lists the configuration files that are there.
-func (c inetdCheck) files(h *Host) ([]string, error) {
-	var out []string
-	if h.Exists("/etc/inetd.conf") {
-		out = append(out, "/etc/inetd.conf")
-	}
-	names, err := h.Names("/etc/inetd.d", maxStartFiles)
-	if errors.Is(err, fs.ErrNotExist) {
-		return out, nil
-	}
-	for _, n := range names {
-		out = append(out, path.Join("/etc/inetd.d", n))
-	}
-	return out, err
+// fresh reads the super-servers alone: other start sources that cannot be read do not matter here.
+func (c inetdCheck) read(ctx context.Context, h *Host) (list []superService, read []string, err error) {
+	r := &startReader{ctx: ctx, h: h, f: &startFacts{}, seen: map[string]bool{}}
+	list = r.superServices()
+	return list, r.f.read, errors.Join(r.f.errs...)
 }
 
 func (c inetdCheck) Check(ctx context.Context, h *Host) Verdict {
-	files, err := c.files(h)
-	if err != nil {
-		return unknown(err)
-	}
-	if len(files) == 0 {
-		if h.Exists("/etc/xinetd.conf") {
-			return Verdict{Result: Unknown, Reason: "/etc/xinetd.conf is there: xinetd is not understood yet"}
-		}
-		return notApplicable("no inetd.conf: nothing is started by inetd")
+	list, read, err := c.read(ctx, h)
+	if len(read) == 0 && err == nil {
+		return notApplicable("no inetd.conf and no xinetd.conf: nothing is started by a super-server")
 	}
 	var items []Item
-	var read []string
-	for _, f := range files {
-		data, err := h.Read(ctx, f)
-		if errors.Is(err, ErrNotRegular) {
-			continue
+	for _, e := range list {
+		if d := c.denied(e); d != "" && e.on {
+			items = append(items, Item{Subject: d, Where: at(e.file, e.line), Observed: printable(e.name + " " + e.server), Expected: "not offered"})
 		}
-		if err != nil {
-			return unknown(err)
-		}
-		read = append(read, printable(f))
-		for _, e := range parseInetd(data) {
-			if d := c.denied(e); d != "" {
-				items = append(items, Item{Subject: d, Where: at(f, e.line), Observed: printable(e.service + " " + e.server), Expected: "not offered"})
-			}
-		}
+	}
+	if err != nil && len(items) == 0 {
+		return unknown(err)
 	}
 	v := judged(items, "none of "+strings.Join(c.Deny, ", ")+" is offered", read...)
 	v.Implementation = "inetd"
+	if list != nil {
+		v.Implementation = list[0].source
+	}
 	return v
 }
 
 func (c inetdCheck) Fix(ctx context.Context, h *Host, want func(string) bool) ([]Change, error) {
-	files, err := c.files(h)
-	if err != nil {
-		return nil, err
+	list, _, err := c.read(ctx, h)
+	var stop []start
+	for _, e := range list {
+		if d := c.denied(e); d != "" && e.on && want(d) {
+			stop = append(stop, start{source: e.source, file: e.file, line: e.line, entry: e.name, words: e.words, enabled: true})
+		}
 	}
-	var out []Change
-	for _, f := range files {
-		t, err := openText(ctx, h, f)
-		if errors.Is(err, ErrNotRegular) {
-			continue
-		}
-		if err != nil {
-			return out, err
-		}
-		for _, e := range parseInetd(t.before) {
-			if d := c.denied(e); d != "" && want(d) {
-				t.disable(e.line)
-			}
-		}
-		out = append(out, t.changes(true)...)
-	}
-	return out, nil
+	out, ferr := neutralise(ctx, h, stop)
+	return out, errors.Join(err, ferr)
 }

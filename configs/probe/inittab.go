@@ -80,27 +80,6 @@ func commands(line string) [][]string {
 	return out
 }
 
-// runs gives the program of deny that a shell line starts, "" for none. Operands of commands that only name a program do
-// not count.
-func runs(line string, deny []string) string {
-	named := []string{"kill", "killall", "pkill", "pidof", "pgrep", "grep", "rm", "echo", "printf", "logger", "[", "test", "which", "type"}
-	for _, words := range commands(line) {
-		first := strings.TrimLeft(path.Base(words[0]), "-")
-		if first == "busybox" && len(words) > 1 {
-			first = words[1]
-		}
-		if slices.Contains(named, first) {
-			continue
-		}
-		for _, w := range words {
-			if b := strings.TrimLeft(path.Base(w), "-"); slices.Contains(deny, b) {
-				return b
-			}
-		}
-	}
-	return ""
-}
-
 // startProgram wants init and the start scripts not to run some programs.
 type startProgram struct {
 	Deny []string `json:"deny"`
@@ -140,16 +119,6 @@ func (c startProgram) Tightens(old Check) error {
 	return nil
 }
 
-// started is one place that runs a denied program.
-type started struct {
-	program string
-	file    Info
-	line    int
-	script  bool
-}
-
-func (s started) subject() string { return s.program }
-
 // scripts lists the start scripts, links resolved, each once.
 func scripts(h *Host) ([]Info, error) {
 	var out []Info
@@ -179,90 +148,34 @@ func scripts(h *Host) ([]Info, error) {
 	return out, nil
 }
 
-func (c startProgram) find(ctx context.Context, h *Host) (found []started, read []string, err error) {
-	tab, err := h.Read(ctx, inittabFile)
-	if err == nil {
-		read = append(read, inittabFile)
-		in, _ := h.Stat(inittabFile)
-		for _, e := range parseInittab(tab) {
-			if p := runs(e.cmd, c.Deny); p != "" && e.starts() {
-				found = append(found, started{program: p, file: in, line: e.line})
-			}
-		}
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, err
-	}
-	list, err := scripts(h)
-	if err != nil {
-		return found, read, err
-	}
-	for _, in := range list {
-		if in.Mode&0o111 == 0 && in.Path != "/etc/rc.local" {
-			continue
-		}
-		data, err := h.Read(ctx, in.Path)
-		if err != nil {
-			return found, read, err
-		}
-		read = append(read, printable(in.Path))
-		n := 0
-		for l := range bytes.Lines(data) {
-			n++
-			if p := runs(string(bytes.TrimSpace(l)), c.Deny); p != "" {
-				found = append(found, started{program: p, file: in, line: n, script: true})
-			}
-		}
-	}
-	return found, read, nil
+func (c startProgram) find(ctx context.Context, h *Host) (*startFacts, []start) {
+	f := h.starts(ctx)
+	// What a super-server offers is kind inetd's.
+	return f, slices.DeleteFunc(f.on(c.Deny...), func(s start) bool { return s.source == "inetd" || s.source == "xinetd" })
 }
 
 func (c startProgram) Check(ctx context.Context, h *Host) Verdict {
-	found, read, err := c.find(ctx, h)
-	if err != nil && len(found) == 0 {
+	f, found := c.find(ctx, h)
+	if err := f.err(); err != nil && len(found) == 0 {
 		return unknown(err)
-	}
-	if len(read) == 0 {
-		return Verdict{Result: Unknown, Reason: "no inittab and no start scripts: how this system starts is not known"}
 	}
 	var items []Item
 	for _, s := range found {
-		obs := "starts " + s.program
-		if s.program != "" && !s.script && strings.Contains(s.program, "telnet") {
+		obs := "starts " + s.program()
+		if strings.Contains(s.program(), "telnet") {
 			obs += ", a login in clear text"
 		}
-		items = append(items, Item{Subject: s.subject(), Where: at(s.file.Path, s.line), Observed: obs, Expected: "not started"})
+		items = append(items, Item{Subject: s.program(), Where: s.where(), Observed: obs, Expected: "not started"})
 	}
-	return judged(items, fmt.Sprintf("%d start files, none runs %s", len(read), strings.Join(c.Deny, ", ")), read[:min(len(read), MaxItems)]...)
+	return judged(items, fmt.Sprintf("%d start files, none runs %s", len(f.read), strings.Join(c.Deny, ", ")), f.evidence()...)
 }
 
 func (c startProgram) Fix(ctx context.Context, h *Host, want func(string) bool) ([]Change, error) {
-	found, _, err := c.find(ctx, h)
-	if err != nil {
-		return nil, err
-	}
-	var out []Change
-	var tab *text
-	done := map[string]bool{}
-	for _, s := range found {
-		switch {
-		case !want(s.subject()):
-		case !s.script:
-			if tab == nil {
-				if tab, err = openText(ctx, h, inittabFile); err != nil {
-					return nil, err
-				}
-			}
-			tab.disable(s.line)
-		case done[s.file.Path]:
-		case strings.Contains(path.Base(s.file.Path), strings.TrimSuffix(strings.TrimPrefix(s.program, "in."), "d")):
-			done[s.file.Path] = true
-			out = append(out, Change{Op: Chmod, Path: s.file.Path, OldMode: s.file.Mode & permBits, Mode: s.file.Mode & permBits &^ 0o111, NextStart: true})
-		default:
-			err = fmt.Errorf("%s does other things too: %w", printable(s.file.Path), ErrNoFix)
-		}
-	}
-	if tab != nil {
-		out = append(out, tab.changes(true)...)
+	f, found := c.find(ctx, h)
+	found = slices.DeleteFunc(found, func(s start) bool { return !want(s.program()) })
+	out, err := neutralise(ctx, h, found)
+	if len(found) == 0 {
+		err = f.err()
 	}
 	return out, err
 }

@@ -132,7 +132,7 @@ func TestChecks(t *testing.T) {
 		"inetd busybox":              {files{"etc/inetd.d/a": "0.0.0.0:9999 stream tcp nowait root /bin/busybox busybox telnetd -i\n"}, "inetd", "inetd", `{"deny":["telnet"]}`, "fail; /etc/inetd.d/a:1"},
 		"inetd commented":            {files{"etc/inetd.conf": "#telnet stream tcp nowait root /usr/sbin/telnetd telnetd\n"}, "inetd", "inetd", `{"deny":["telnet"]}`, "pass"},
 		"no inetd":                   {files{"etc/passwd": passwd}, "inetd", "inetd", `{"deny":["telnet"]}`, "not-applicable"},
-		"xinetd":                     {files{"etc/xinetd.conf": "x"}, "inetd", "inetd", `{"deny":["telnet"]}`, "unknown"},
+		"xinetd":                     {files{"etc/xinetd.conf": "service telnet\n{\n\tserver = /usr/sbin/in.telnetd\n}\n"}, "inetd", "inetd", `{"deny":["telnet"]}`, "fail; /etc/xinetd.conf:1"},
 		"sshd first value counts":    {files{"etc/ssh/sshd_config": "permitrootlogin no\nPermitRootLogin yes\n"}, "sshd", "PermitRootLogin", noRoot, "pass"},
 		"sshd with equals":           {files{"etc/ssh/sshd_config": "PermitRootLogin=\"yes\"\n"}, "sshd", "PermitRootLogin", noRoot, "fail; /etc/ssh/sshd_config:1 yes"},
 		"sshd comment":               {files{"etc/ssh/sshd_config": "#PermitRootLogin yes\n"}, "sshd", "PermitRootLogin", noRoot, "pass"},
