@@ -18,6 +18,7 @@ need openssl "reads the certificates and replies of our enrolment authority" /us
 need bash "the completion script is run in it" /bin/bash
 need groff-base "the manual pages must be well-formed roff" /usr/bin/groff
 need mount "losetup, for the block device tests" /sbin/losetup
+need nftables "nft lists and loads the same tables as we read and write" /usr/sbin/nft
 ((${#missing[@]})) || exit 0
 
 sudo=()
