@@ -9,10 +9,11 @@ import (
 
 // Seams for the tests outside the package.
 var (
-	HasPrivateKey = hasPrivateKey
-	SchemeOf      = schemeOf
-	Verifier      = verifier
-	Printable     = printable
+	PrivateKey = privateKey
+	WholeKey   = wholeKey
+	SchemeOf   = schemeOf
+	Verifier   = verifier
+	Printable  = printable
 )
 
 // DirTree is the tree of a directory.

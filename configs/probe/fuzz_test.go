@@ -121,9 +121,3 @@ func FuzzFileLine(f *testing.F) {
 	fuzzFile(f, "etc/app.conf", "file-line", "/etc/app.conf", `{"key":"debug","sep":"=","section":"log","one_of":["0"],"set":"0"}`, nil,
 		"[log]\ndebug=1\n", "debug=1\n[log]\n[x]\ndebug=0", "[log]\r\n debug = \"1\"\r\n", "[log]")
 }
-
-func FuzzPrivateKey(f *testing.F) {
-	f.Add([]byte("-----BEGIN PRIVATE KEY-----\nAAAA\n"))
-	f.Add([]byte("-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAAMwAAAAtzc2gtZW\n"))
-	f.Fuzz(func(t *testing.T, data []byte) { probe.HasPrivateKey(data) })
-}

@@ -45,7 +45,9 @@ type Host struct {
 	trace map[string]bool    // paths looked up since Trace; nil before the first
 
 	walked  []*facts
+	read    []*contents
 	entries int // most entries of one walk
+	piece   []byte
 
 	started   *startFacts // see starts, processes and listeners
 	running   *processFacts
@@ -88,6 +90,9 @@ func (h *Host) Forget(resolved string) {
 	}
 	for _, f := range h.walked {
 		f.again(h, resolved)
+	}
+	for _, c := range h.read {
+		c.again(h, resolved)
 	}
 	h.started, h.running, h.listening = nil, nil, nil
 }
@@ -330,7 +335,7 @@ func (h *Host) contains(ctx context.Context, name, text string) bool {
 	}
 	defer f.Close()
 	found := false
-	_, err = inPieces(ctx, f, func(piece []byte, _ bool) bool {
+	_, err = h.inPieces(ctx, f, func(piece []byte, _ bool) bool {
 		found = bytes.Contains(piece, []byte(text))
 		return !found
 	})
@@ -346,9 +351,11 @@ const (
 
 // inPieces gives a file to fn piece by piece until fn returns false; last says that no further one follows. It returns how
 // many bytes it read.
-func inPieces(ctx context.Context, f io.Reader, fn func(piece []byte, last bool) bool) (read int64, err error) {
-	buf := make([]byte, pieceBytes)
-	kept := 0
+func (h *Host) inPieces(ctx context.Context, f io.Reader, fn func(piece []byte, last bool) bool) (read int64, err error) {
+	if h.piece == nil {
+		h.piece = make([]byte, pieceBytes)
+	}
+	buf, kept := h.piece, 0
 	for {
 		if err := ctx.Err(); err != nil {
 			return read, err
