@@ -19,6 +19,8 @@ var notOnDevice = map[string]string{
 	module + "update/repo":                       "signing keys and publishing belong to the operator",
 	module + "identity/ca":                       "an enrolment authority on a device would be a way to make identities",
 	module + "logging/collect":                   "the collector is the other end of the wire",
+	module + "configs/scan":                      "images are scanned on the build machine; its readers and decoders are for hostile files a device never opens",
+	"github.com/klauspost/compress/zstd":         "comes with configs/scan",
 	"github.com/mochi-mqtt/server/v2":            "a broker on the device is a listening port nobody asked for",
 	"google.golang.org/protobuf/proto":           "3.5 MB of flash; it comes with the real sigstore, which third_party/sigstore stands in for",
 	"text/template":                              "its use of reflection keeps every exported method of the program in the binary",
@@ -33,6 +35,9 @@ var importers = map[string][]string{
 	"go.etcd.io/bbolt":                        {"agent/store", "logging/spool", "logging/collect"},
 	"github.com/mochi-mqtt/server/v2":         {"logging/collect"},
 	"golang.org/x/mod":                        {"logging"},
+	"github.com/klauspost/compress":           {"configs/scan"},
+	"github.com/ulikunitz/xz":                 {"configs/scan"},
+	"github.com/xi2/xz":                       {"configs/scan"},
 }
 
 // pillars never import each other, in either direction: only agent and the commands know more than one.

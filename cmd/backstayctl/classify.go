@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"github.com/backstay/backstay/cmd/internal/cli"
+	"github.com/backstay/backstay/configs"
 	"github.com/backstay/backstay/identity"
 	"github.com/backstay/backstay/logging"
 	"github.com/backstay/backstay/update"
@@ -50,9 +51,9 @@ func classes() []struct {
 		is   error
 		exit cli.Exit
 	}{
-		{update.ErrRefused, cli.ExitRefused}, {identity.ErrRefused, cli.ExitRefused}, {logging.ErrRefused, cli.ExitRefused},
-		{update.ErrSetup, cli.ExitNotReady}, {identity.ErrSetup, cli.ExitNotReady}, {logging.ErrSetup, cli.ExitNotReady},
-		{update.ErrRetry, cli.ExitRetry}, {identity.ErrRetry, cli.ExitRetry}, {logging.ErrRetry, cli.ExitRetry},
+		{update.ErrRefused, cli.ExitRefused}, {identity.ErrRefused, cli.ExitRefused}, {logging.ErrRefused, cli.ExitRefused}, {configs.ErrRefused, cli.ExitRefused},
+		{update.ErrSetup, cli.ExitNotReady}, {identity.ErrSetup, cli.ExitNotReady}, {logging.ErrSetup, cli.ExitNotReady}, {configs.ErrSetup, cli.ExitNotReady},
+		{update.ErrRetry, cli.ExitRetry}, {identity.ErrRetry, cli.ExitRetry}, {logging.ErrRetry, cli.ExitRetry}, {configs.ErrRetry, cli.ExitRetry},
 		{fs.ErrNotExist, cli.ExitNotReady},
 	}
 }

@@ -14,5 +14,6 @@ func commands() []*cli.Command {
 		caCommand(),
 		deviceCommand(),
 		auditCommand(),
+		scanCommand(),
 	}, cli.Standard()...)
 }

@@ -45,6 +45,9 @@ type dirTree struct {
 	dir  *os.File // root itself, of a tree that Sub made; nil otherwise
 }
 
+// Dir is a directory as a Tree, for those who wrap one.
+func Dir(root *os.Root) Tree { return dirTree{root: root} }
+
 func (t dirTree) Open(name string) (fs.File, error) {
 	f, err := t.root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
 	if err != nil {
