@@ -41,10 +41,11 @@ type Engine struct {
 	// Trace fills in Finding.Touched.
 	Trace bool
 
-	fullAt time.Time           // when the whole state was reported last, by this process
-	flap   map[string]flapping // rule -> its changes
-	linted *Rule               // the rules that were found right; a policy is replaced, never changed in place
-	rules  int
+	fullAt  time.Time           // when the whole state was reported last, by this process
+	flap    map[string]flapping // rule -> its changes
+	linted  *Rule               // the rules that were found right; a policy is replaced, never changed in place
+	rules   int
+	guesses probe.Guesses // of passwords, over the runs
 }
 
 const defaultRuleTime = 20 * time.Second
@@ -101,7 +102,9 @@ func (e *Engine) newHost() *probe.Host {
 	if r, err := filepath.Rel(e.Root.Name(), e.StateDir); err == nil && e.StateDir != "" && filepath.IsLocal(r) {
 		skip = append(skip, r)
 	}
-	return probe.NewHost(e.Root, e.Live, skip...)
+	h := probe.NewHost(e.Root, e.Live, skip...)
+	h.Remember(&e.guesses)
+	return h
 }
 
 // Check runs every rule and changes nothing in the tree. It emits what changed since the rule was last looked at, and the

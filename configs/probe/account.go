@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 )
 
@@ -53,6 +54,8 @@ type account struct {
 	field                  string // of the password: empty, locked or a hash
 	file                   string // where the field is
 	line                   int
+	changed                string // shadow: the day of the last change
+	at                     int    // line of passwd
 }
 
 // locked reports whether no password opens the account.
@@ -87,26 +90,36 @@ func accounts(ctx context.Context, h *Host) (list []account, read []string, err 
 		return nil, nil, err
 	}
 	for _, r := range parseRecords(pw) {
-		a := account{name: r.name(), uid: r.field(2), home: r.field(5), shell: r.field(6), field: r.field(1), file: passwdFile, line: r.line}
+		a := account{name: r.name(), uid: r.field(2), home: r.field(5), shell: r.field(6), field: r.field(1), file: passwdFile, line: r.line, at: r.line}
 		if s, ok := shadow[a.name]; ok && a.field == "x" {
-			a.field, a.file, a.line = s.field(1), shadowFile, s.line
+			a.field, a.file, a.line, a.changed = s.field(1), shadowFile, s.line, s.field(2)
 		}
 		list = append(list, a)
 	}
 	return list, read, nil
 }
 
-// accountCheck runs bad over every account and, when lock is set, locks those it names.
+// accountCheck runs bad over every account and mends with the edits that mend gives.
 type accountCheck struct {
-	bad    func(ctx context.Context, a account) (observed string, err error) // "" is right
+	// bad says what is wrong with an account, "" when nothing is. An undecided error leaves that account open.
+	bad    func(ctx context.Context, h *Host, a account) (observed string, err error)
 	good   string
 	expect string
-	lock   bool
+	mend   func(ctx context.Context, h *Host, a account) ([]fieldEdit, error) // nil: it only reports
+	locks  bool                                                               // mend takes a way to log in away
 	claim  string
+	// inPasswd: what is wrong is not the password but something else in passwd.
+	inPasswd bool
+
 	only   string   // one account, "" for all
 	denies []string // what is bad, for Tightens: more is stricter
 	allows []string // what is right: less is stricter
 }
+
+// undecided is why one account cannot be judged; the others can.
+type undecided string
+
+func (u undecided) Error() string { return string(u) }
 
 func (c accountCheck) Claims() []string { return []string{"account:" + c.claim} }
 
@@ -125,78 +138,137 @@ func (c accountCheck) Tightens(old Check) error {
 	return nil
 }
 
-func (c accountCheck) find(ctx context.Context, h *Host) (items []Item, bad []account, n int, read []string, err error) {
-	list, read, err := accounts(ctx, h)
-	if err != nil {
-		return nil, nil, 0, nil, err
+// found is what an accountCheck saw.
+type found struct {
+	items []Item
+	bad   []account
+	open  []error // accounts that could not be decided
+	all   []account
+	n     int // accounts looked at
+	read  []string
+}
+
+func (c accountCheck) find(ctx context.Context, h *Host) (f found, err error) {
+	if f.all, f.read, err = accounts(ctx, h); err != nil {
+		return f, err
 	}
-	for _, a := range list {
+	for _, a := range f.all {
 		if c.only != "" && a.name != c.only {
 			continue
 		}
-		n++
-		obs, err := c.bad(ctx, a)
+		f.n++
+		obs, err := c.bad(ctx, h, a)
 		if err != nil {
-			return items, bad, n, read, fmt.Errorf("account %s: %w", printable(a.name), err)
+			err = fmt.Errorf("account %s: %w", printable(a.name), err)
+			if _, ok := errors.AsType[undecided](err); !ok {
+				return f, err
+			}
+			f.open = append(f.open, err)
 		}
 		if obs != "" {
-			items = append(items, Item{Subject: printable(a.name), Where: at(a.file, a.line), Observed: obs, Expected: c.expect})
-			bad = append(bad, a)
+			where := at(a.file, a.line)
+			if c.inPasswd {
+				where = at(passwdFile, a.at)
+			}
+			f.items = append(f.items, Item{Subject: printable(a.name), Where: where, Observed: obs, Expected: c.expect})
+			f.bad = append(f.bad, a)
 		}
 	}
-	return items, bad, n, read, nil
+	return f, nil
 }
 
 func (c accountCheck) Check(ctx context.Context, h *Host) Verdict {
-	items, _, n, read, err := c.find(ctx, h)
+	f, err := c.find(ctx, h)
 	switch {
 	case errors.Is(err, errNoAccounts):
 		return notApplicable(err.Error() + ": the tree has no accounts")
-	case err != nil && len(items) == 0:
+	case len(f.items) > 0:
+	case err != nil:
 		return unknown(err)
-	case n == 0:
+	case len(f.open) > 0:
+		return unknown(f.open[0])
+	case f.n == 0:
 		return notApplicable("no account " + printable(c.only) + " in " + passwdFile)
 	}
-	return judged(items, fmt.Sprintf("%d accounts: %s", n, c.good), read...)
+	return judged(f.items, fmt.Sprintf("%d accounts: %s", f.n, c.good), f.read...)
 }
 
-// Fix locks with "*". OpenSSH without PAM takes "!" to shut out keys as well, and the last way in may be a key.
+// Fix edits the lines of the accounts that are wrong. The last account that somebody can log in to is not locked.
 func (c accountCheck) Fix(ctx context.Context, h *Host, want func(string) bool) ([]Change, error) {
-	if !c.lock {
+	if c.mend == nil {
 		return nil, ErrNoFix
 	}
-	_, bad, _, _, err := c.find(ctx, h)
+	f, err := c.find(ctx, h)
 	if err != nil {
 		return nil, err
 	}
-	texts := map[string]*text{}
-	for _, a := range bad {
+	l, err := newLogins(ctx, h, f.all)
+	if err != nil {
+		return nil, err
+	}
+	var edits []fieldEdit
+	var errs []error
+	for _, a := range slices.Backward(f.bad) { // root comes first in the file and is locked last
 		if !want(printable(a.name)) {
 			continue
 		}
-		t := texts[a.file]
-		if t == nil {
-			if t, err = openText(ctx, h, a.file); err != nil {
-				return nil, err
-			}
-			texts[a.file] = t
+		if c.locks && !l.lock(a) {
+			errs = append(errs, fmt.Errorf("lock %s: %w", printable(a.name), errLastLogin))
+			continue
 		}
-		name, rest, _ := strings.Cut(t.line(a.line), ":")
-		_, rest, more := strings.Cut(rest, ":")
-		if more {
-			rest = ":" + rest
-		}
-		t.set(a.line, name+":*"+rest)
+		e, err := c.mend(ctx, h, a)
+		edits, errs = append(edits, e...), append(errs, err)
 	}
+	out, err := editFields(ctx, h, edits)
+	return out, errors.Join(append(errs, err)...)
+}
+
+// fieldEdit sets one field of a line of passwd or shadow, or adds a line when line is 0.
+type fieldEdit struct {
+	file        string
+	line, field int
+	value       string
+}
+
+// editFields makes one change for each file.
+func editFields(ctx context.Context, h *Host, edits []fieldEdit) ([]Change, error) {
 	var out []Change
-	for _, f := range []string{passwdFile, shadowFile} {
-		if t := texts[f]; t != nil {
+	for _, name := range []string{passwdFile, shadowFile} {
+		var t *text
+		for _, e := range edits {
+			if e.file != name {
+				continue
+			}
+			if t == nil {
+				var err error
+				if t, err = openText(ctx, h, name); err != nil {
+					return nil, err
+				}
+			}
+			if e.line == 0 {
+				t.insert(len(t.lines)+1, e.value)
+				continue
+			}
+			fields := strings.Split(t.line(e.line), ":")
+			for len(fields) <= e.field {
+				fields = append(fields, "")
+			}
+			fields[e.field] = e.value
+			t.set(e.line, strings.Join(fields, ":"))
+		}
+		if t != nil {
 			c := t.change()
 			c.Redact = MaskHash
 			out = append(out, c)
 		}
 	}
 	return out, nil
+}
+
+// lockField puts "*" in the password field. OpenSSH without PAM takes "!" to shut out keys as well, and the last way in may
+// be a key.
+func lockField(_ context.Context, _ *Host, a account) ([]fieldEdit, error) {
+	return []fieldEdit{{a.file, a.line, 1, "*"}}, nil
 }
 
 // MaskHash hides the second field of a passwd or shadow line when it could be a hash.
@@ -229,8 +301,8 @@ func emptyPasswordKind() Kind {
 			if err == nil {
 				err = decodeWant(want, &struct{}{})
 			}
-			return accountCheck{only: only, lock: true, claim: "empty", good: "each has a password or is locked", expect: "a password, or * for none",
-				bad: func(_ context.Context, a account) (string, error) {
+			return accountCheck{only: only, mend: lockField, locks: true, claim: "empty", good: "each has a password or is locked", expect: "a password, or * for none",
+				bad: func(_ context.Context, _ *Host, a account) (string, error) {
 					if a.field == "" {
 						return "empty password: anybody may log in", nil
 					}
@@ -251,8 +323,8 @@ func uidZeroKind() Kind {
 			if err == nil {
 				err = decodeWant(want, &w)
 			}
-			return accountCheck{only: only, claim: "uid-zero", allows: w.Allow, good: "only " + strings.Join(w.Allow, ", ") + " may have uid 0", expect: "another uid",
-				bad: func(_ context.Context, a account) (string, error) {
+			return accountCheck{only: only, inPasswd: true, claim: "uid-zero", allows: w.Allow, good: "only " + strings.Join(w.Allow, ", ") + " may have uid 0", expect: "another uid",
+				bad: func(_ context.Context, _ *Host, a account) (string, error) {
 					if _, ok := subset([]string{a.name}, w.Allow); ok || strings.Trim(a.uid, "+0") != "" || a.uid == "" {
 						return "", nil
 					}

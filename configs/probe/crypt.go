@@ -33,12 +33,21 @@ func verifier(field string) func(password string) bool {
 		return shaVerifier(field, "$5$", sha256.New, order256())
 	case "sha512crypt":
 		return shaVerifier(field, "$6$", sha512.New, order512())
+	case "descrypt":
+		return desVerifier(field)
+	case "bsdicrypt":
+		return bsdiVerifier(field)
+	case "bcrypt":
+		return bcryptVerifier(field)
 	}
 	return nil
 }
 
 // slow reports whether one guess takes milliseconds.
-func slow(field string) bool { return strings.HasPrefix(schemeOf(field), "sha") }
+func slow(field string) bool {
+	s := schemeOf(field)
+	return strings.HasPrefix(s, "sha") || s == "bcrypt" || s == "bsdicrypt"
+}
 
 func sameHash(field, magic string, maxSalt int, fn func(magic, salt, password string) string) func(string) bool {
 	salt, want, ok := strings.Cut(strings.TrimPrefix(field, magic), "$")

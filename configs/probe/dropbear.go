@@ -146,9 +146,13 @@ func dropbearVariables() []string {
 	return []string{"DROPBEAR_ARGS", "DROPBEAR_EXTRA_ARGS", "DROPBEAR_OPTS"}
 }
 
+func dropbearPrograms() []string {
+	return []string{"/usr/sbin/dropbear", "/sbin/dropbear", "/usr/bin/dropbear", "/bin/dropbear", "/usr/sbin/dropbearmulti", "/usr/bin/dropbearmulti"}
+}
+
 func findDropbear(ctx context.Context, h *Host) (dropbearSetup, error) {
 	s := dropbearSetup{name: dropbearVariables()[0]}
-	for _, p := range []string{"/usr/sbin/dropbear", "/sbin/dropbear", "/usr/bin/dropbear", "/bin/dropbear", "/usr/sbin/dropbearmulti", "/usr/bin/dropbearmulti"} {
+	for _, p := range dropbearPrograms() {
 		if h.Exists(p) {
 			s.program, s.read = p, []string{p}
 			break

@@ -52,6 +52,8 @@ type Host struct {
 	started   *startFacts // see starts, processes and listeners
 	running   *processFacts
 	listening *listenerFacts
+
+	guesses *Guesses
 }
 
 type fileFact struct {
@@ -71,7 +73,7 @@ func NewHost(root *os.Root, live bool, skip ...string) *Host {
 func NewImage(tree Tree, skip ...string) *Host { return newHost(tree, skip) }
 
 func newHost(tree Tree, skip []string) *Host {
-	h := &Host{tree: tree, files: map[string]fileFact{}, entries: maxEntries}
+	h := &Host{tree: tree, files: map[string]fileFact{}, entries: maxEntries, guesses: &Guesses{}}
 	for _, s := range skip {
 		h.skip = append(h.skip, path.Clean("/"+s))
 	}

@@ -48,7 +48,7 @@ func passwordHashKind() Kind {
 				err = decodeWant(want, &w)
 			}
 			return accountCheck{only: only, claim: "hash", denies: w.Deny, good: "no weak hash", expect: "yescrypt, sha512crypt or bcrypt",
-				bad: func(_ context.Context, a account) (string, error) {
+				bad: func(_ context.Context, _ *Host, a account) (string, error) {
 					if s := schemeOf(a.field); !a.locked() && slices.Contains(w.Deny, s) {
 						return s + ": a stolen hash is soon a password", nil
 					}

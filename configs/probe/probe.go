@@ -106,10 +106,10 @@ func decodeWant(want []byte, v any) error {
 func Kinds() []Kind {
 	return []Kind{
 		// accounts
-		emptyPasswordKind(), passwordDictKind(), passwordHashKind(), uidZeroKind(),
+		accountKind(), emptyPasswordKind(), passwordDictKind(), passwordHashKind(), uidZeroKind(),
 
 		// SSH servers
-		sshdKind(), dropbearKind(),
+		sshdKind(), dropbearKind(), authorizedKeysKind(),
 
 		// services and how they start
 		inittabKind(), inetdKind(),

@@ -217,7 +217,7 @@ func TestFixes(t *testing.T) {
 		"sysctl in place":     {files{"etc/sysctl.d/a.conf": "kernel/x=0 \n#e\n"}, "sysctl", "kernel.x", `{"min":1,"set":"1"}`, "etc/sysctl.d/a.conf", "kernel/x= 1\n#e\n"},
 		"fstab opposite":      {files{"etc/fstab": "a  /tmp\ttmpfs  suid,exec,dev  0 0 # c\n"}, "mount", "/tmp", `{"options":["nosuid","nodev"]}`, "etc/fstab", "a  /tmp\ttmpfs  exec,nosuid,nodev  0 0 # c\n"},
 		"passwd field":        {files{"etc/passwd": "root::0:0:a:b\nx::1\n"}, "empty-password", "root", "", "etc/passwd", "root:*:0:0:a:b\nx::1\n"},
-		"short shadow line":   {files{"etc/passwd": "root:x:0:0::/:\n", "etc/shadow": "root:"}, "empty-password", "*", "", "etc/shadow", "root:*"},
+		"short shadow line":   {files{"etc/passwd": "root:x:0:0::/:\na:x:1:1::/:\n", "etc/shadow": "a:$1$a$b\nroot:"}, "empty-password", "*", "", "etc/shadow", "a:$1$a$b\nroot:*"},
 		"telnet script":       {files{"etc/init.d/S50telnet": "#!/bin/sh\ntelnetd\n"}, "start-program", "init", `{"deny":["telnetd"]}`, "etc/init.d/S50telnet", "#!/bin/sh\ntelnetd\n"},
 	} {
 		dir := tree(t, c.files)
@@ -373,7 +373,7 @@ func TestVerifier(t *testing.T) {
 			t.Errorf("%s is also %qx", hash, password)
 		}
 	}
-	for _, hash := range []string{"", "x", "*", "$1$", "$1$ab", "$6$rounds=99999999$a$b", "$6$rounds=x$a$b", "$6$rounds=5000", "$y$j9T$a$b", "$2b$10$x", "absxcfbgXtb3o"} {
+	for _, hash := range []string{"", "x", "*", "$1$", "$1$ab", "$6$rounds=99999999$a$b", "$6$rounds=x$a$b", "$6$rounds=5000", "$y$j9T$a$b", "$2b$10$x", "$2b$99$abcdefghijklmnopqrstuu/ETYr/khvH.poOJBsjjZk.DM9FaNihe", "_J9..ra", "a!sxcfbgXtb3o", "$7$a$b"} {
 		if probe.Verifier(hash) != nil {
 			t.Errorf("%q can be tested", hash)
 		}

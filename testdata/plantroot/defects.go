@@ -4,6 +4,7 @@ package plantroot
 
 import (
 	"io/fs"
+	"slices"
 	"strings"
 )
 
@@ -15,15 +16,7 @@ type defect struct {
 
 // defects are the planted defaults. Each file appears once: two defects of one file share an entry.
 func defects(key string) []defect {
-	// admin: md5crypt of "admin", the hash of more than one shipped camera.
-	hashes := strings.NewReplacer("root:*:", "root::", "admin:!:", "admin:$1$7ujMko0v$60lBauJfeTLe2uYYdwMLT.:").Replace(shadow)
-	return []defect{
-		{rules: []string{"account.empty-password", "account.default-password", "account.weak-hash", "account.file-modes"},
-			files: []file{{name: "etc/shadow", mode: 0o644, text: hashes}}},
-		{rules: []string{"account.single-root"},
-			files: []file{{name: "etc/passwd", mode: 0o644, text: passwd + "support:x:0:0:support:/home/admin:/bin/sh\n"}}},
-		{rules: []string{"account.trust-files"},
-			files: []file{{name: "etc/hosts.equiv", mode: 0o644, text: "+ +\n"}, {name: "home/admin/.rhosts", mode: 0o600, text: "+ admin\n"}}},
+	return slices.Concat(accountDefects(), sshDefects(), []defect{
 		{rules: []string{"service.telnet", "console.shell", "console.serial-login"},
 			files: []file{{name: "etc/inittab", mode: 0o644, text: inittab +
 				"::respawn:/sbin/telnetd -F -l /bin/sh\nttyS0::respawn:-/bin/sh\nttyS1::respawn:/sbin/getty -L ttyS1 115200 vt100\n"}}},
@@ -32,10 +25,6 @@ func defects(key string) []defect {
 				"telnet	stream	tcp	nowait	root	/usr/sbin/telnetd	telnetd -i\n21	stream	tcp	nowait	root	/bin/busybox	busybox ftpd -w /\nchargen	stream	tcp	nowait	root	internal\n"}}},
 		{rules: []string{"service.snmp-community"},
 			files: []file{{name: "etc/snmp/snmpd.conf", mode: 0o600, text: "rocommunity public\nrwcommunity private\n"}}},
-		{rules: []string{"ssh.dropbear-password", "ssh.dropbear-blank-password", "ssh.dropbear-forwarding"},
-			files: []file{{name: "etc/default/dropbear", mode: 0o644, text: "# arguments of the server\nDROPBEAR_ARGS=\"-RB -p 22\" # factory\n"}}},
-		{rules: []string{"ssh.sshd-root-login", "ssh.sshd-password", "ssh.sshd-empty-password"},
-			files: []file{{name: "etc/ssh/sshd_config", mode: 0o600, text: "# OpenSSH server\nPermitRootLogin yes\npermitemptypasswords=yes\nMatch Address 10.0.0.0/8\n\tPasswordAuthentication yes\n"}}},
 		{rules: []string{"file.setuid"}, files: []file{{name: "usr/bin/helper", mode: 0o755 | fs.ModeSetuid, text: "helper\n"}}},
 		{rules: []string{"file.start-scripts"}, files: []file{{name: "etc/init.d/S90app", mode: 0o777, text: "#!/bin/sh\n/usr/bin/app &\n"}}},
 		{rules: []string{"key.private"}, files: []file{{name: "www/server.key", mode: 0o644, text: key}}},
@@ -48,5 +37,5 @@ func defects(key string) []defect {
 				{name: "proc/sys/kernel/dmesg_restrict", mode: 0o644, text: "0\n"}, {name: "proc/sys/fs/suid_dumpable", mode: 0o644, text: "2\n"},
 				{name: "proc/sys/fs/protected_symlinks", mode: 0o644, text: "0\n"},
 			}},
-	}
+	})
 }

@@ -102,7 +102,7 @@ func skeleton() []file {
 		{name: "etc/sysctl.conf", mode: 0o644, text: "# kernel\nkernel.kptr_restrict = 2\nkernel.dmesg_restrict=1\nfs.suid_dumpable = 0\n"},
 		{name: "usr/bin/gen-cert.sh", mode: 0o755, text: "#!/bin/sh\ngrep -q -- '-----BEGIN PRIVATE KEY-----' \"$1\" || exit 1\n"},
 	}
-	for _, applet := range []string{"sh", "su", "getty", "login"} {
+	for _, applet := range []string{"sh", "su", "getty", "login", "false"} {
 		out = append(out, file{name: "bin/" + applet, link: "/bin/busybox"})
 	}
 	out = append(out, file{name: "sbin/init", link: "/bin/busybox"}, file{name: "var/run", link: "/run"}, file{name: "run/", mode: 0o755})

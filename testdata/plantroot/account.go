@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package plantroot
+
+import "strings"
+
+// accountDefects are those of accounts and of who may log in.
+func accountDefects() []defect {
+	// admin: md5crypt of "admin", the hash of more than one shipped camera. guest: locked, with the same behind the lock.
+	const hash = "$1$7ujMko0v$60lBauJfeTLe2uYYdwMLT."
+	hashes := strings.NewReplacer("root:*:", "root::", "admin:!:", "admin:"+hash+":").Replace(shadow) + "guest:!" + hash + ":19000:0:99999:7:::\n"
+	users := strings.Replace(passwd, "www-data:x:33:33:www-data:/var/www:/bin/false", "www-data:x:33:33:www-data:/var/www:/bin/sh", 1)
+	return []defect{
+		{rules: []string{"account.empty-password", "account.default-password", "account.locked-default-password", "account.weak-hash", "account.file-modes",
+			"account.image-password", "account.first-login"},
+			files: []file{{name: "etc/shadow", mode: 0o644, text: hashes}}},
+		{rules: []string{"account.single-root", "account.service-shell", "account.hash-in-passwd", "account.unique", "account.nis-entries"},
+			files: []file{{name: "etc/passwd", mode: 0o644, text: users + "support:x:0:0:support:/home/admin:/bin/sh\n" +
+				"guest:x:1001:1001::/home/guest:/bin/false\nlp:$1$saltsalt$" + strings.Repeat("x", 22) + ":7:7::/:/bin/false\nlpd:x:7:7::/:/bin/false\n+::::::\n"}}},
+		{rules: []string{"account.trust-files"},
+			files: []file{{name: "etc/hosts.equiv", mode: 0o644, text: "+ +\n"}, {name: "home/admin/.rhosts", mode: 0o600, text: "+ admin\n"}}},
+		{rules: []string{"account.root-terminals"}, files: []file{{name: "etc/securetty", mode: 0o600, text: "# terminals\nconsole\nttyS0\npts/0\n"}}},
+		{rules: []string{"account.backup-files"}, files: []file{{name: "etc/shadow.bak", mode: 0o644, text: shadow}}},
+	}
+}
+
+// sshDefects are those of the SSH servers.
+func sshDefects() []defect {
+	return []defect{
+		{rules: []string{"ssh.dropbear-password", "ssh.dropbear-blank-password", "ssh.dropbear-forwarding"},
+			files: []file{{name: "etc/default/dropbear", mode: 0o644, text: "# arguments of the server\nDROPBEAR_ARGS=\"-RB -p 22\" # factory\n"}}},
+		{rules: []string{"ssh.sshd-root-login", "ssh.sshd-password", "ssh.sshd-empty-password"},
+			files: []file{{name: "etc/ssh/sshd_config", mode: 0o600, text: "# OpenSSH server\nPermitRootLogin yes\npermitemptypasswords=yes\nMatch Address 10.0.0.0/8\n\tPasswordAuthentication yes\n"}}},
+		// It is admin's last way in when the passwords are locked.
+		{rules: []string{"ssh.authorized-keys"}, files: []file{{name: "home/admin/.ssh/authorized_keys", mode: 0o600,
+			text: "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKcqyw8kRq0nqDJjWSYP1V1xyNbL3xyo9pAdUo0ITkBE maker@example.com\n"}}},
+	}
+}
