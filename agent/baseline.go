@@ -9,35 +9,38 @@ import (
 	"sync"
 	"time"
 
+	"github.com/backstay/backstay/agent/config"
 	"github.com/backstay/backstay/configs"
+	"github.com/backstay/backstay/configs/watch"
 )
 
-// guard runs the configuration engine: at the start, then once a period, and for local commands. One run at a time.
+// guard runs the configuration engine, one run at a time: by itself (see keep) and for local commands.
 type guard struct {
 	profiles []string
 	enforce  bool
-	period   time.Duration
+	watch    bool
+	period   time.Duration // between two full looks
+	live     time.Duration // between two looks at what no watch can see
 	logger   *slog.Logger
+	kick     chan struct{} // capacity 1: look at everything now
 
-	run    sync.Mutex // held while the engine works
+	run    sync.Mutex // held while the engine works, and for what follows
 	engine *configs.Engine
+	mine   map[string]stamp // files the engine changed, as it left them
 
 	mu   sync.Mutex // guards what follows
 	last configs.Report
+	open *watch.Watcher // while keep waits
 }
 
-// keep checks, and repairs where the configuration says so, until ctx ends.
-func (g *guard) keep(ctx context.Context) {
-	for {
-		if _, err := g.look(ctx); err != nil && ctx.Err() == nil {
-			g.logger.Warn("baseline", "err", err)
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(g.period):
-		}
+func newGuard(cfg config.Baseline, engine *configs.Engine, logger *slog.Logger) *guard {
+	engine.Trace = cfg.Watch
+	g := &guard{
+		profiles: cfg.Profiles, enforce: cfg.Enforce, watch: cfg.Watch, period: cfg.Period.Std(), live: livePeriod, logger: logger,
+		kick: make(chan struct{}, 1), engine: engine, mine: map[string]stamp{},
 	}
+	engine.Changed = g.own
+	return g
 }
 
 // look is one round: a repair when enforcing, a check when not.
@@ -62,7 +65,7 @@ func (g *guard) apply(ctx context.Context, rules []string, dryRun bool) (configs
 	g.run.Lock()
 	defer g.run.Unlock()
 	r, err := g.engine.Apply(ctx, rules, dryRun)
-	if err == nil && !dryRun && len(rules) == 0 {
+	if err == nil && !dryRun {
 		g.note(r)
 	}
 	return r, err

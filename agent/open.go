@@ -192,10 +192,7 @@ func (a *agent) openBaseline() {
 	if _, err := engine.Recover(context.Background()); err != nil {
 		a.part("baseline", err)
 	}
-	a.guard = &guard{
-		profiles: a.cfg.Baseline.Profiles, enforce: a.cfg.Baseline.Enforce, period: a.cfg.Baseline.Period.Std(),
-		logger: a.logger, engine: engine,
-	}
+	a.guard = newGuard(a.cfg.Baseline, engine, a.logger)
 }
 
 func (a *agent) openUpdater() {

@@ -223,7 +223,16 @@ func (a *apply) carryOut(ctx context.Context, rule Rule, c probe.Change) error {
 	if err := a.rec.add(rule.ID, c); err != nil {
 		return err
 	}
-	return a.host.Apply(ctx, c)
+	return a.write(ctx, a.host, c)
+}
+
+// write carries out one change.
+func (e *Engine) write(ctx context.Context, h *probe.Host, c probe.Change) error {
+	err := h.Apply(ctx, c)
+	if err == nil && e.Changed != nil {
+		e.Changed(c.Path)
+	}
+	return err
 }
 
 // prove looks again and says what became of the fix.

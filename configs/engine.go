@@ -38,6 +38,8 @@ type Engine struct {
 	Confirm func(context.Context) error
 	// Managed says whether that can be proved now, before a trial begins; with an error trials wait. Nil is yes.
 	Managed func(context.Context) error
+	// Changed is told each resolved path right after it was written, by a fix or by taking one back. May be nil.
+	Changed func(path string)
 	// Trace fills in Finding.Touched.
 	Trace bool
 

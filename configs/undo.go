@@ -141,7 +141,7 @@ func (rec *record) back(ctx context.Context, h *probe.Host, first, last int) ([]
 		if h.Holds(ctx, inv) {
 			continue // recorded, but the power went before it was made, or before an earlier undo ended
 		}
-		if err = h.Apply(ctx, inv); err != nil {
+		if err = rec.engine.write(ctx, h, inv); err != nil {
 			return done, fmt.Errorf("undo: %w", err)
 		}
 		inv.Redact = maskLine
