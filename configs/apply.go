@@ -78,25 +78,52 @@ type apply struct {
 // trialFix is a fix that Confirm has to bless: a position in the report.
 type trialFix struct{ finding, firstChange, lastChange int }
 
-// all runs safe rules first and those on trial last, so that taking the trial back leaves the safe ones alone.
+// stage is when in a run a rule is mended.
+type stage int
+
+const (
+	safe   stage = iota
+	trial        // after the safe ones, so that taking the trial back leaves them alone
+	oneWay       // after the trial is confirmed: nothing takes it back before a restart
+)
+
 func (a *apply) all() error {
 	rules := a.selected()
 	a.report.Findings = make([]Finding, len(rules))
-	for _, trial := range []bool{false, true} {
+	stages := make([]stage, len(rules))
+	for i, rule := range rules {
+		stages[i] = a.stage(rule)
+	}
+	for _, st := range []stage{safe, trial, oneWay} {
 		for i, rule := range rules {
-			if a.onTrial(rule) != trial {
+			if stages[i] != st {
 				continue
 			}
 			if err := a.ctx.Err(); err != nil {
 				return fmt.Errorf("apply configuration: %w", err)
 			}
-			a.inTrial = trial
-			if err := a.one(i, rule, trial); err != nil {
+			a.inTrial = st == trial
+			if err := a.one(i, rule, st); err != nil {
+				return err
+			}
+		}
+		if st == trial {
+			if err := a.confirm(); err != nil {
 				return err
 			}
 		}
 	}
-	return a.confirm()
+	return nil
+}
+
+func (a *apply) stage(rule Rule) stage {
+	switch n, err := compile(rule.Test, 0); {
+	case err == nil && n.oneWay():
+		return oneWay
+	case a.onTrial(rule):
+		return trial
+	}
+	return safe
 }
 
 // onTrial reports whether the fix of a rule is taken back unless it is confirmed.
@@ -104,13 +131,13 @@ func (a *apply) onTrial(rule Rule) bool {
 	return len(a.ids) == 0 && (rule.Fix == FixConfirm || a.Policy.modeOf(rule) == Trial)
 }
 
-func (a *apply) one(i int, rule Rule, trial bool) error {
+func (a *apply) one(i int, rule Rule, st stage) error {
 	f := a.find(rule)
 	defer func() { a.report.Findings[i] = f }()
 	if f.Result != Fail {
 		return nil
 	}
-	if why := a.leave(rule, f, trial); why != "" {
+	if why := a.leave(rule, f, st); why != "" {
 		f.Reason = why
 		return nil
 	}
@@ -118,7 +145,7 @@ func (a *apply) one(i int, rule Rule, trial bool) error {
 		f.Result, f.Reason = Contested, "something changes it back; next try after "+until.UTC().Format("2006-01-02T15:04:05Z")
 		return nil
 	}
-	if trial && !a.dry {
+	if st == trial && !a.dry {
 		if why := a.parked(rule.ID); why != "" {
 			f.Result, f.Reason = Reverted, why
 			return nil
@@ -140,7 +167,7 @@ func (a *apply) one(i int, rule Rule, trial bool) error {
 		return nil
 	}
 	a.prove(rule, &f, err)
-	if trial && a.rec.len() > first {
+	if st == trial && a.rec.len() > first {
 		a.trial = append(a.trial, trialFix{i, first, a.rec.len()})
 	}
 	return nil
@@ -159,7 +186,7 @@ func (a *apply) stillManaged() error {
 }
 
 // leave says why a failing rule is not mended by this run, "" when it is.
-func (a *apply) leave(rule Rule, f Finding, trial bool) string {
+func (a *apply) leave(rule Rule, f Finding, st stage) string {
 	named := slices.Contains(a.ids, rule.ID)
 	switch {
 	case len(a.ids) > 0 && !named:
@@ -170,7 +197,9 @@ func (a *apply) leave(rule Rule, f Finding, trial bool) string {
 		return ""
 	case f.Mode == Audit:
 		return "the policy only audits it"
-	case trial && a.Confirm == nil:
+	case st == oneWay && a.onTrial(rule):
+		return "the fix cannot be taken back before a restart, so it is not tried: name the rule to apply it"
+	case st == trial && a.Confirm == nil:
 		return "the fix could lock somebody out: name the rule to apply it"
 	}
 	return a.held(rule.ID)

@@ -35,7 +35,8 @@ func documents(dir string) []string {
 }
 
 // Load composes built-in profiles and sets of rules into one policy, each with those it extends, each once, in order. A later profile may
-// adjust a rule of an earlier one, to the stricter side only, as an operator may. The result's ID joins the names with
+// adjust a rule of an earlier one, to the stricter side only, as an operator may, and leave out one that is wrong for what the
+// product is for. The result's ID joins the names with
 // dashes, its serial is the sum of theirs, so that it rises whenever one of them does.
 func Load(profiles ...string) (Policy, error) {
 	if len(profiles) == 0 {
@@ -71,6 +72,9 @@ func load(out *Policy, name string, done *[]string, above []string) error {
 		}
 	}
 	*done = append(*done, name)
+	for _, id := range p.Omits {
+		out.Rules = slices.DeleteFunc(out.Rules, func(r Rule) bool { return r.ID == id })
+	}
 	for _, r := range p.Rules {
 		r.Mode = p.modeOf(r)
 		out.Rules = append(out.Rules, r)

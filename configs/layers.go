@@ -27,8 +27,8 @@ func Merge(floor, operator Policy) (Policy, error) {
 	if operator.Floor != "" && operator.Floor != floor.ID {
 		return Policy{}, refuse(CodeWrongFloor, what, fmt.Sprintf("made for floor %q, this device has %q", operator.Floor, floor.ID), nil)
 	}
-	if len(operator.Extends) > 0 || operator.MaxWaiverDays != 0 {
-		return Policy{}, refuse(CodeLoosens, what, "extends and max_waiver_days belong to the maker's floor", nil)
+	if len(operator.Extends) > 0 || len(operator.Omits) > 0 || operator.MaxWaiverDays != 0 {
+		return Policy{}, refuse(CodeLoosens, what, "extends, omits and max_waiver_days belong to the maker's floor", nil)
 	}
 	out := floor
 	out.ID, out.Title, out.Serial = operator.ID, operator.Title, operator.Serial

@@ -59,6 +59,7 @@ func TestMergeRefusesWhatLoosens(t *testing.T) {
 		"unknown rule":      {adjust("mount.tpm", `"mode":"enforce"`), configs.CodeLoosens, `did you mean "mount.tmp"?`},
 		"rule again":        {`,"rules":[` + strings.Replace(aRule, "x.y", "kernel.pointers", 1) + `]`, configs.CodeLoosens, "the floor has it"},
 		"extends":           {`,"extends":["base"]`, configs.CodeLoosens, "belong to the maker's floor"},
+		"omits":             {`,"omits":["mount.tmp"]`, configs.CodeLoosens, "belong to the maker's floor"},
 		"waiver days":       {`,"max_waiver_days":700`, configs.CodeLoosens, "belong to the maker's floor"},
 		"long waiver":       {waiver("mount.tmp", "2027-11-02T00:00:00Z"), configs.CodeWaiver, "longer than the 365 days"},
 		"waiver of tighten": {waiver("kernel.links", "2027-01-01T00:00:00Z"), configs.CodeWaiver, "does not let anybody waive it"},

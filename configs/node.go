@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/backstay/backstay/configs/probe"
 )
@@ -149,6 +150,14 @@ func (n node) steps() []probe.Check {
 		out = append(out, p.steps()...)
 	}
 	return out
+}
+
+// oneWay reports whether a fix would change something that only a restart takes back.
+func (n node) oneWay() bool {
+	return slices.ContainsFunc(n.steps(), func(c probe.Check) bool {
+		o, ok := c.(interface{ IsOneWay() bool })
+		return ok && o.IsOneWay()
+	})
 }
 
 // unfixable says why no fix can exist, "" when one can.

@@ -32,6 +32,11 @@ func plant(t testing.TB) (dir string, rules []string) {
 	return dir, rules
 }
 
+// plantedIn leaves those of the planted rules that a policy has.
+func plantedIn(p configs.Policy, planted []string) []string {
+	return slices.DeleteFunc(slices.Clone(planted), func(id string) bool { _, ok := p.Rule(id); return !ok })
+}
+
 func load(t testing.TB, profiles ...string) configs.Policy {
 	t.Helper()
 	p, err := configs.Load(profiles...)
@@ -136,9 +141,10 @@ func sameTree(t testing.TB, before, after map[string]string, what string) {
 }
 
 func TestPlantedIsFoundAndItsTwinIsClean(t *testing.T) {
-	dir, want := plant(t)
-	for _, profile := range []string{"base", "camera", "gateway"} {
+	dir, planted := plant(t)
+	for _, profile := range configs.Profiles() {
 		r := check(t, engine(t, dir, load(t, profile)))
+		want := plantedIn(load(t, profile), planted)
 		if got := with(r, configs.Fail); !slices.Equal(got, want) {
 			t.Errorf("%s on the planted tree fails\n%q, want\n%q", profile, got, want)
 		}
@@ -166,6 +172,15 @@ func TestEveryBaseRuleIsPlanted(t *testing.T) {
 	for _, r := range load(t, "base").Rules {
 		if !slices.Contains(planted, r.ID) {
 			t.Errorf("no defect is planted for %s", r.ID)
+		}
+	}
+	all := load(t, configs.RuleSets()...)
+	for _, p := range configs.Profiles() {
+		all.Rules = append(all.Rules, load(t, p).Rules...)
+	}
+	for _, id := range planted {
+		if _, ok := all.Rule(id); !ok {
+			t.Errorf("a defect is planted for %s, which is no rule", id)
 		}
 	}
 }
@@ -245,7 +260,6 @@ func TestFixesKeepEverythingElseOfAFile(t *testing.T) {
 	for name, want := range map[string]string{
 		"etc/default/dropbear":          "# arguments of the server\nDROPBEAR_ARGS=\"-j -k -s -R -p 22\" # factory\n",
 		"etc/ssh/sshd_config":           "# OpenSSH server\nKbdInteractiveAuthentication no\nPasswordAuthentication no\nPermitRootLogin prohibit-password\nPermitEmptyPasswords no\nMatch Address 10.0.0.0/8\n\tPasswordAuthentication no\n",
-		"etc/sysctl.conf":               "# kernel\nkernel.kptr_restrict = 2\nkernel.randomize_va_space= 2\nfs.suid_dumpable = 0\nkernel.dmesg_restrict = 1\nfs.protected_symlinks = 1\n",
 		"etc/fstab":                     "# device	mount	type	options	dump pass\nproc	/proc	proc	defaults,nosuid,nodev,noexec	0	0\ntmpfs	/tmp	tmpfs	mode=1777,nosuid,nodev	0	0\n",
 		"etc/shadow":                    "root:*:19000:0:99999:7:::\ndaemon:*:19000:0:99999:7:::\nwww-data:*:19000:0:99999:7:::\nadmin:*:19000:0:99999:7:::\nguest:!*:19000:0:99999:7:::\nlp:$1$saltsalt$xxxxxxxxxxxxxxxxxxxxxx::0:99999:7:::\n",
 		"proc/sys/kernel/kptr_restrict": "2\n",
@@ -256,6 +270,10 @@ func TestFixesKeepEverythingElseOfAFile(t *testing.T) {
 	}
 	if tab := read(t, dir, "etc/inittab"); strings.Count(tab, "# disabled by backstay: ") != 3 || !strings.Contains(tab, "# disabled by backstay: ttyS0::respawn:-/bin/sh\n") {
 		t.Errorf("inittab is\n%s", tab)
+	}
+	const kept = "# kernel\nkernel.kptr_restrict = 2\nkernel.randomize_va_space= 2\nfs.suid_dumpable = 0\nkernel.dmesg_restrict = 1\nfs.protected_symlinks = 1\n"
+	if got := read(t, dir, "etc/sysctl.conf"); !strings.HasPrefix(got, kept) || strings.Count(got, "suid_dumpable") != 1 || strings.Contains(got, "ipv6.conf.all.forwarding") {
+		t.Errorf("sysctl.conf is\n%s", got)
 	}
 	in, err := os.Stat(filepath.Join(dir, "etc/default/dropbear"))
 	if err != nil || in.Mode().Perm() != 0o644 {

@@ -124,6 +124,7 @@ type Policy struct {
 	Issued        time.Time `json:"issued,omitzero"`           //
 	Expires       time.Time `json:"expires,omitzero"`          // then its waivers end; its rules stay in force
 	Extends       []string  `json:"extends,omitempty"`         // built-in profiles this one adds to
+	Omits         []string  `json:"omits,omitempty"`           // rules of those profiles that do not suit this product
 	Floor         string    `json:"floor,omitempty"`           // operator: the id of the floor it was made for
 	MaxWaiverDays int       `json:"max_waiver_days,omitempty"` // floor: longest waiver, default 365
 	Defaults      Defaults  `json:"defaults,omitzero"`

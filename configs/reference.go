@@ -53,6 +53,9 @@ func writeDocument(b *strings.Builder, heading, name string) error {
 	if len(p.Extends) > 0 {
 		fmt.Fprintf(b, " Made of %s.", strings.Join(p.Extends, ", "))
 	}
+	if len(p.Omits) > 0 {
+		fmt.Fprintf(b, " Without %s.", strings.Join(p.Omits, ", "))
+	}
 	b.WriteByte('\n')
 	if len(p.Rules) > 0 {
 		b.WriteString("\n| rule | severity | fix | references |\n|---|---|---|---|\n")

@@ -109,7 +109,7 @@ func (rec *record) rehearse(ctx context.Context, h *probe.Host, first int) error
 			return err
 		}
 		inv := c.Inverse()
-		if h.Holds(ctx, inv) {
+		if c.OneWay || h.Holds(ctx, inv) {
 			continue
 		}
 		if !h.Ready(ctx, inv) {
@@ -138,6 +138,9 @@ func (rec *record) back(ctx context.Context, h *probe.Host, first, last int) ([]
 			return done, err
 		}
 		inv := c.Inverse()
+		if c.OneWay {
+			continue // the kernel refuses; a restart takes it back
+		}
 		if h.Holds(ctx, inv) {
 			continue // recorded, but the power went before it was made, or before an earlier undo ended
 		}

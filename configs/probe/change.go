@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"strings"
 	"syscall"
 )
 
@@ -32,6 +33,7 @@ type Change struct {
 	OldMode, Mode fs.FileMode // Chmod: both; Create: Mode; Remove: OldMode
 	UID, GID      uint32      // Remove: whose file it was, for the inverse
 	NextStart     bool        // a running program keeps the old setting until it is started again
+	OneWay        bool        `json:",omitempty"` // Kernel: it cannot be taken back before a restart, which takes it back by itself
 
 	// Redact hides secrets in a line of a printed difference; nil when the file has none.
 	Redact func(line string) string `json:"-"`
@@ -185,9 +187,15 @@ func (h *Host) chmod(c Change) error {
 	return errors.Join(f.Chmod(c.Mode&permBits), f.Sync())
 }
 
+// kernel writes one parameter. The kernel may set others with it: ip_forward resets those of every interface.
 func (h *Host) kernel(c Change) error {
 	if err := h.same(c); err != nil {
 		return err
+	}
+	for p := range h.files {
+		if strings.HasPrefix(p, "/proc/sys/") {
+			h.Forget(p)
+		}
 	}
 	return h.overwrite(c.Path, c.After, false)
 }

@@ -102,7 +102,7 @@ func FuzzFstab(f *testing.F) {
 }
 
 func FuzzSysctl(f *testing.F) {
-	fuzzFile(f, "etc/sysctl.conf", "sysctl", "kernel.kptr_restrict", `{"min":1,"set":"2"}`, nil,
+	fuzzFile(f, "etc/sysctl.conf", "sysctl", "kernel.kptr_restrict", `{"min":1,"set":"2"}`, files{"usr/lib/systemd/systemd-sysctl": "x"},
 		"kernel.kptr_restrict = 0\n", "-kernel/kptr_restrict=0 # x\n", "; c\nkernel.kptr_restrict\n", "=\n==\n", "kernel.kptr_restrict = 99999999999999999999")
 }
 

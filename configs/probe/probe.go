@@ -116,7 +116,7 @@ func Kinds() []Kind {
 
 		// consoles, boot chain, kernel
 		consoleKind(),
-		sysctlKind(),
+		sysctlKind(), sysctlIfaceKind(),
 
 		// files and mounts
 		fileAbsentKind(), fileLineKind(), fileModeKind(), startFilesKind(), setuidKind(), mountKind(),

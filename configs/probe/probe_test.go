@@ -159,7 +159,7 @@ func TestChecks(t *testing.T) {
 		"uci second section":         {files{"usr/sbin/dropbear": "x", "etc/config/dropbear": "config dropbear\n\toption RootLogin 0\nconfig dropbear\n\toption Port 23\n"}, "dropbear", "arguments", drop, "fail; /etc/config/dropbear:3"},
 		"uci disabled":               {files{"usr/sbin/dropbear": "x", "etc/config/dropbear": "config dropbear\n\toption enable '0'\n"}, "dropbear", "arguments", drop, "not-applicable"},
 		"sysctl now and later":       {files{"proc/sys/kernel/kptr_restrict": "2\n", "etc/sysctl.conf": "kernel.kptr_restrict=0\n"}, "sysctl", "kernel.kptr_restrict", hard, "fail; /etc/sysctl.conf:1 0"},
-		"sysctl later wins":          {files{"etc/sysctl.d/10-a.conf": "kernel/kptr_restrict = 0\n", "usr/lib/sysctl.d/20-b.conf": "-kernel.kptr_restrict=1\n"}, "sysctl", "kernel.kptr_restrict", hard, "pass"},
+		"sysctl later wins":          {files{"etc/sysctl.d/10-a.conf": "kernel/kptr_restrict = 0\n", "usr/lib/sysctl.d/20-b.conf": "-kernel.kptr_restrict=1\n", "usr/lib/systemd/systemd-sysctl": "x"}, "sysctl", "kernel.kptr_restrict", hard, "pass"},
 		"sysctl hidden file":         {files{"etc/sysctl.d/10-a.conf": "#\n", "usr/lib/sysctl.d/10-a.conf": "kernel.kptr_restrict=0\n", "proc/sys/kernel/kptr_restrict": "1\n"}, "sysctl", "kernel.kptr_restrict", hard, "pass"},
 		"sysctl not in an image":     {files{"etc/sysctl.conf": "# kernel.kptr_restrict = 2\n"}, "sysctl", "kernel.kptr_restrict", hard, "unknown"},
 		"sysctl not built":           {files{"proc/sys/kernel/x": "1"}, "sysctl", "kernel.kptr_restrict", hard, "not-applicable"},

@@ -3,41 +3,99 @@
 package probe
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
-	"path"
 	"slices"
 	"strconv"
 	"strings"
 )
 
-// sysctlCheck wants a kernel parameter to have a value, now (/proc/sys) and after the next start (sysctl.conf).
-type sysctlCheck struct {
-	key   string
+// span is a set of wanted values: some words, or numbers between two bounds.
+type span struct {
 	OneOf []string `json:"one_of"`
 	Min   *int64   `json:"min"`
 	Max   *int64   `json:"max"`
 	Set   string   `json:"set"`
 }
 
+func (s span) check() error {
+	if len(s.OneOf) == 0 && s.Min == nil && s.Max == nil {
+		return errors.New("want: give one_of, min or max")
+	}
+	if strings.ContainsAny(s.Set, "\r\n") {
+		return errors.New("want.set: a line has no line break")
+	}
+	return nil
+}
+
+func (s span) good(v string) bool {
+	if len(s.OneOf) > 0 && !slices.Contains(s.OneOf, v) {
+		return false
+	}
+	if s.Min == nil && s.Max == nil {
+		return true
+	}
+	n, err := strconv.ParseInt(v, 10, 64)
+	return err == nil && (s.Min == nil || n >= *s.Min) && (s.Max == nil || n <= *s.Max)
+}
+
+func (s span) expect() string {
+	switch {
+	case len(s.OneOf) > 0:
+		return strings.Join(s.OneOf, " or ")
+	case s.Max == nil:
+		return "at least " + strconv.FormatInt(*s.Min, 10)
+	case s.Min == nil:
+		return "at most " + strconv.FormatInt(*s.Max, 10)
+	}
+	return fmt.Sprintf("%d to %d", *s.Min, *s.Max)
+}
+
+// within returns nil when every value of s is one of o.
+func (s span) within(o span) error {
+	for _, v := range s.OneOf {
+		if !o.good(v) {
+			return fmt.Errorf("%q is allowed", v)
+		}
+	}
+	switch {
+	case len(s.OneOf) > 0:
+	case len(o.OneOf) > 0:
+		return errors.New("the floor lists values")
+	case o.Min != nil && (s.Min == nil || *s.Min < *o.Min):
+		return fmt.Errorf("min is below %d", *o.Min)
+	case o.Max != nil && (s.Max == nil || *s.Max > *o.Max):
+		return fmt.Errorf("max is above %d", *o.Max)
+	}
+	return nil
+}
+
+// sysctlCheck wants a kernel parameter to have a value, now (/proc/sys) and after the next start (sysctl.conf).
+type sysctlCheck struct {
+	key string
+	span
+	First  bool `json:"first"`   // only the first word of the value counts
+	OneWay bool `json:"one_way"` // the kernel takes the set value back only at a restart
+}
+
 func sysctlKind() Kind {
 	return Kind{
 		Name: "sysctl", Target: "a key such as kernel.kptr_restrict",
-		Want: `{"one_of": [values]} or {"min": n, "max": n}, with "set": V for a fix`,
-		Fix:  "write the value below /proc/sys, and into the file that sets another one, else into /etc/sysctl.d/zz-backstay.conf or /etc/sysctl.conf",
+		Want: `{"one_of": [values]} or {"min": n, "max": n}, with "set": V for a fix; "first": true judges the first word of the value; "one_way": true says that V stays until a restart`,
+		Fix: "write the value below /proc/sys, and into the file that sets another one, else into /etc/sysctl.d/zz-backstay.conf or /etc/sysctl.conf; " +
+			"a one-way value is written after everything else, never on trial and never into a file",
 		New: func(target string, want []byte) (Check, error) {
 			c := sysctlCheck{key: target}
 			if err := decodeWant(want, &c); err != nil {
 				return nil, err
 			}
-			if strings.Trim(target, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-/") != "" || !strings.Contains(target, ".") || strings.Contains(target, "..") {
+			if !sysctlName(target) {
 				return nil, fmt.Errorf("target: %q is no kernel parameter", target)
 			}
-			if len(c.OneOf) == 0 && c.Min == nil && c.Max == nil {
-				return nil, errors.New("want: give one_of, min or max")
+			if err := c.span.check(); err != nil {
+				return nil, err
 			}
 			if c.Set != "" && !c.good(c.Set) {
 				return nil, fmt.Errorf("want.set: %q is not a wanted value, so the fix would not help", c.Set)
@@ -47,151 +105,46 @@ func sysctlKind() Kind {
 	}
 }
 
+func sysctlName(s string) bool {
+	return strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-/") == "" && strings.Contains(s, ".") && !strings.Contains(s, "..")
+}
+
 func (c sysctlCheck) Claims() []string { return []string{"sysctl:" + c.key} }
+
+// IsOneWay says that the fix cannot be taken back before a restart.
+func (c sysctlCheck) IsOneWay() bool { return c.OneWay }
 
 func (c sysctlCheck) Tightens(old Check) error {
 	o, ok := old.(sysctlCheck)
-	if !ok || o.key != c.key {
+	if !ok || o.key != c.key || o.First != c.First || o.OneWay != c.OneWay {
 		return errors.New("another target")
 	}
-	for _, v := range c.OneOf {
-		if !o.good(v) {
-			return fmt.Errorf("%q is allowed", v)
-		}
-	}
-	switch {
-	case len(c.OneOf) > 0:
-	case len(o.OneOf) > 0:
-		return errors.New("the floor lists values")
-	case o.Min != nil && (c.Min == nil || *c.Min < *o.Min):
-		return fmt.Errorf("min is below %d", *o.Min)
-	case o.Max != nil && (c.Max == nil || *c.Max > *o.Max):
-		return fmt.Errorf("max is above %d", *o.Max)
-	}
-	return nil
+	return c.within(o.span)
 }
 
+// good judges a value as read.
 func (c sysctlCheck) good(v string) bool {
-	if len(c.OneOf) > 0 && !slices.Contains(c.OneOf, v) {
-		return false
+	if c.First {
+		v, _, _ = strings.Cut(v, " ")
 	}
-	if c.Min == nil && c.Max == nil {
-		return true
-	}
-	n, err := strconv.ParseInt(v, 10, 64)
-	return err == nil && (c.Min == nil || n >= *c.Min) && (c.Max == nil || n <= *c.Max)
+	return c.span.good(v)
 }
 
-func (c sysctlCheck) expect() string {
-	switch {
-	case len(c.OneOf) > 0:
-		return strings.Join(c.OneOf, " or ")
-	case c.Max == nil:
-		return fmt.Sprintf("at least %d", *c.Min)
-	case c.Min == nil:
-		return fmt.Sprintf("at most %d", *c.Max)
-	}
-	return fmt.Sprintf("%d to %d", *c.Min, *c.Max)
-}
+func (c sysctlCheck) live() string { return "/proc/sys/" + sysctlPath(c.key) }
 
-func (c sysctlCheck) live() string { return "/proc/sys/" + strings.ReplaceAll(c.key, ".", "/") }
-
-// sysctlLine is one setting of a sysctl file.
-type sysctlLine struct {
-	line       int
-	key, value string
-}
-
-// parseSysctl reads "key = value" lines; a leading dash (ignore errors) and / for . in keys are allowed, as procps does.
-func parseSysctl(data []byte) []sysctlLine {
-	var out []sysctlLine
-	n := 0
-	for l := range bytes.Lines(data) {
-		n++
-		s := strings.TrimSpace(string(l))
-		if s == "" || s[0] == '#' || s[0] == ';' {
-			continue
-		}
-		k, v, ok := strings.Cut(s, "=")
-		k = strings.TrimSpace(strings.TrimPrefix(k, "-"))
-		if !ok || k == "" {
-			continue
-		}
-		if i := strings.IndexAny(k, "./"); i >= 0 && k[i] == '/' {
-			k = strings.NewReplacer("/", ".", ".", "/").Replace(k)
-		}
-		out = append(out, sysctlLine{n, k, strings.Join(strings.Fields(v), " ")})
-	}
-	return out
-}
-
-// sysctlFiles lists the files in the order in which they are read: those of the directories by file name, a name in an
-// earlier directory hiding the same name in a later one, then sysctl.conf.
-func sysctlFiles(h *Host) ([]string, error) {
-	byName := map[string]string{}
-	for _, dir := range []string{"/etc/sysctl.d", "/run/sysctl.d", "/usr/local/lib/sysctl.d", "/usr/lib/sysctl.d", "/lib/sysctl.d"} {
-		names, err := h.Names(dir, 512)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		for _, n := range names {
-			if strings.HasSuffix(n, ".conf") && byName[n] == "" {
-				byName[n] = path.Join(dir, n)
-			}
-		}
-	}
-	var out []string
-	for _, p := range byName {
-		out = append(out, p)
-	}
-	slices.SortFunc(out, func(a, b string) int { return strings.Compare(path.Base(a), path.Base(b)) })
-	if h.Exists("/etc/sysctl.conf") {
-		out = append(out, "/etc/sysctl.conf")
-	}
-	return out, nil
-}
-
-// persisted finds the setting that holds after a start; line 0 when no file sets the key.
-func (c sysctlCheck) persisted(ctx context.Context, h *Host) (file string, last sysctlLine, err error) {
-	files, err := sysctlFiles(h)
-	if err != nil {
-		return "", last, err
-	}
-	for _, f := range files {
-		data, err := h.Read(ctx, f)
-		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrNotRegular) {
-			continue
-		}
-		if err != nil {
-			return "", last, err
-		}
-		for _, l := range parseSysctl(data) {
-			if l.key == c.key {
-				file, last = f, l
-			}
-		}
-	}
-	return file, last, nil
-}
+// hasSysctls reports whether the tree shows the parameters of a running kernel, so that one that is missing is not built.
+func hasSysctls(h *Host) bool { return h.Live() || h.Exists("/proc/sys/kernel") }
 
 func (c sysctlCheck) Check(ctx context.Context, h *Host) Verdict {
 	now, lerr := h.Read(ctx, c.live())
 	if lerr != nil && !errors.Is(lerr, fs.ErrNotExist) {
 		return unknown(lerr)
 	}
-	file, kept, err := c.persisted(ctx, h)
+	settings, err := sysctlSettings(ctx, h)
 	if err != nil {
 		return unknown(err)
 	}
-	if lerr != nil && kept.line == 0 {
-		if h.Live() || h.Exists("/proc/sys/kernel") {
-			return notApplicable(c.live() + " is not there: the kernel is built without it")
-		}
-		return Verdict{Result: Unknown, Reason: "no file sets " + c.key + " and the kernel's own value is not in an image"}
-	}
+	kept := persisted(settings, sysctlPath(c.key))
 	var items []Item
 	var read, reason []string
 	if lerr == nil {
@@ -202,12 +155,32 @@ func (c sysctlCheck) Check(ctx context.Context, h *Host) Verdict {
 		}
 	}
 	if kept.line > 0 {
-		read, reason = append(read, printable(file)), append(reason, at(file, kept.line)+" sets "+printable(kept.value))
+		read, reason = append(read, printable(kept.file)), append(reason, at(kept.file, kept.line)+" sets "+printable(kept.value))
 		if !c.good(kept.value) {
-			items = append(items, Item{Subject: c.key, Where: at(file, kept.line), Observed: printable(kept.value), Expected: c.expect()})
+			items = append(items, Item{Subject: c.key, Where: at(kept.file, kept.line), Observed: printable(kept.value), Expected: c.expect()})
 		}
 	}
-	return judged(items, strings.Join(reason, ", "), read...)
+	switch {
+	case lerr == nil || len(items) > 0 && !hasSysctls(h):
+		return judged(items, strings.Join(reason, ", "), read...)
+	case hasSysctls(h):
+		return notApplicable(c.live() + " is not there: the kernel is built without it")
+	case kept.line == 0:
+		return Verdict{Result: Unknown, Reason: "no file sets " + c.key + " and the kernel's own value is not in an image"}
+	}
+	return appliedAtStart(ctx, h, reason, read)
+}
+
+// appliedAtStart passes what only files say, if something reads the files.
+func appliedAtStart(ctx context.Context, h *Host, reason, read []string) Verdict {
+	by, err := appliesSysctl(ctx, h)
+	if err != nil {
+		return unknown(err)
+	}
+	if by == "" {
+		return Verdict{Result: Unknown, Reason: strings.Join(reason, ", ") + ", and nothing was found that reads it at start"}
+	}
+	return judged(nil, strings.Join(reason, ", ")+", read at start by "+printable(by), append(read, printable(by))...)
 }
 
 func (c sysctlCheck) Fix(ctx context.Context, h *Host, want func(string) bool) ([]Change, error) {
@@ -217,44 +190,63 @@ func (c sysctlCheck) Fix(ctx context.Context, h *Host, want func(string) bool) (
 	if !want(c.key) {
 		return nil, nil
 	}
-	out, err := c.keep(ctx, h)
+	settings, err := sysctlSettings(ctx, h)
 	if err != nil {
 		return nil, err
 	}
-	now, err := h.Read(ctx, c.live())
-	if errors.Is(err, fs.ErrNotExist) || err == nil && c.good(strings.Join(strings.Fields(string(now)), " ")) {
-		return out, nil
+	now, lerr := h.Read(ctx, c.live())
+	if lerr != nil && (!errors.Is(lerr, fs.ErrNotExist) || hasSysctls(h)) {
+		return nil, lerr
 	}
-	if err != nil {
-		return nil, err
+	holds := lerr == nil && c.good(strings.Join(strings.Fields(string(now)), " "))
+	if holds && persisted(settings, sysctlPath(c.key)).line == 0 {
+		return nil, nil
+	}
+	out, err := c.keep(ctx, h, settings)
+	if err != nil || lerr != nil || holds {
+		return out, err
 	}
 	p, err := h.Resolve(c.live())
-	return append(out, Change{Op: Kernel, Path: p, Before: now, After: []byte(c.Set + "\n")}), err
+	return append(out, Change{Op: Kernel, Path: p, Before: now, After: []byte(c.Set + "\n"), OneWay: c.OneWay}), err
 }
 
-// keep plans the setting that survives a start.
-func (c sysctlCheck) keep(ctx context.Context, h *Host) ([]Change, error) {
-	file, kept, err := c.persisted(ctx, h)
-	if err != nil || kept.line > 0 && c.good(kept.value) {
-		return nil, err
-	}
-	if kept.line > 0 {
-		t, err := openText(ctx, h, file)
+// keep plans the setting that survives a start. A value that cannot be taken back is not written to a file: it would come
+// before the modules and programs that need it otherwise, at every start.
+func (c sysctlCheck) keep(ctx context.Context, h *Host, settings []sysctlLine) ([]Change, error) {
+	kept := persisted(settings, sysctlPath(c.key))
+	switch {
+	case kept.line > 0 && c.good(kept.value):
+		return nil, nil
+	case kept.key == sysctlPath(c.key):
+		t, err := openText(ctx, h, kept.file)
 		if err != nil {
 			return nil, err
 		}
-		raw := t.line(kept.line)
-		t.set(kept.line, raw[:strings.IndexByte(raw, '=')+1]+" "+c.Set)
+		t.setSysctl(kept.line, c.Set)
 		return t.changes(false), nil
+	case c.OneWay:
+		return nil, nil
 	}
-	line := c.key + " = " + c.Set
-	file = "/etc/sysctl.conf"
+	return addSysctl(ctx, h, c.key+" = "+c.Set)
+}
+
+// setSysctl replaces the value of a line.
+func (t *text) setSysctl(line int, value string) {
+	raw := t.line(line)
+	t.set(line, raw[:strings.IndexByte(raw, '=')+1]+" "+value)
+}
+
+// addSysctl plans lines at the end of the file that is read last.
+func addSysctl(ctx context.Context, h *Host, lines ...string) ([]Change, error) {
+	file := "/etc/sysctl.conf"
 	if h.Exists("/etc/sysctl.d") && !h.Exists(file) {
 		file = "/etc/sysctl.d/zz-backstay.conf"
 	}
 	t, err := openText(ctx, h, file)
 	if err == nil {
-		t.insert(len(t.lines)+1, line)
+		for _, l := range lines {
+			t.insert(len(t.lines)+1, l)
+		}
 		return t.changes(false), nil
 	}
 	p, rerr := h.Resolve(file)
@@ -262,5 +254,5 @@ func (c sysctlCheck) keep(ctx context.Context, h *Host) ([]Change, error) {
 		return nil, err
 	}
 	uid, gid := h.Root()
-	return []Change{{Op: Create, Path: p, After: []byte(line + "\n"), Mode: 0o644, UID: uid, GID: gid}}, nil
+	return []Change{{Op: Create, Path: p, After: []byte(strings.Join(lines, "\n") + "\n"), Mode: 0o644, UID: uid, GID: gid}}, nil
 }

@@ -16,7 +16,7 @@ type defect struct {
 
 // defects are the planted defaults. Each file appears once: two defects of one file share an entry.
 func defects(key string) []defect {
-	return slices.Concat(accountDefects(), sshDefects(), []defect{
+	return slices.Concat(accountDefects(), sshDefects(), kernelDefects(), []defect{
 		{rules: []string{"service.telnet", "console.shell", "console.serial-login"},
 			files: []file{{name: "etc/inittab", mode: 0o644, text: inittab +
 				"::respawn:/sbin/telnetd -F -l /bin/sh\nttyS0::respawn:-/bin/sh\nttyS1::respawn:/sbin/getty -L ttyS1 115200 vt100\n"}}},
@@ -30,12 +30,6 @@ func defects(key string) []defect {
 		{rules: []string{"key.private"}, files: []file{{name: "www/server.key", mode: 0o644, text: key}}},
 		{rules: []string{"key.ssh-host"}, files: []file{{name: "etc/dropbear/dropbear_ed25519_host_key", mode: 0o600, text: strings.Repeat("k", 83)}}},
 		{rules: []string{"mount.tmp"}, files: []file{{name: "etc/fstab", mode: 0o644, text: strings.Replace(fstab, "nosuid,nodev,noexec,mode", "suid,mode", 1)}}},
-		{rules: []string{"kernel.aslr", "kernel.pointers", "kernel.messages", "kernel.core-of-setuid", "kernel.links"},
-			files: []file{
-				{name: "etc/sysctl.conf", mode: 0o644, text: "# kernel\nkernel.kptr_restrict = 0\nkernel.randomize_va_space=0\nfs.suid_dumpable = 2"},
-				{name: "proc/sys/kernel/randomize_va_space", mode: 0o644, text: "0\n"}, {name: "proc/sys/kernel/kptr_restrict", mode: 0o644, text: "0\n"},
-				{name: "proc/sys/kernel/dmesg_restrict", mode: 0o644, text: "0\n"}, {name: "proc/sys/fs/suid_dumpable", mode: 0o644, text: "2\n"},
-				{name: "proc/sys/fs/protected_symlinks", mode: 0o644, text: "0\n"},
-			}},
+		{files: []file{{name: "etc/sysctl.conf", mode: 0o644, text: "# kernel\nkernel.kptr_restrict = 0\nkernel.randomize_va_space=0\nfs.suid_dumpable = 2"}}},
 	})
 }

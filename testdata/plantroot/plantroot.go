@@ -45,7 +45,7 @@ func Plant(dir string) ([]string, error) {
 	var ids []string
 	for _, d := range defects(key) {
 		if err := write(dir, d.files); err != nil {
-			return nil, fmt.Errorf("plant %s: %w", d.rules[0], err)
+			return nil, fmt.Errorf("plant %v: %w", d.rules, err)
 		}
 		ids = append(ids, d.rules...)
 	}
@@ -106,18 +106,8 @@ func skeleton() []file {
 		out = append(out, file{name: "bin/" + applet, link: "/bin/busybox"})
 	}
 	out = append(out, file{name: "sbin/init", link: "/bin/busybox"}, file{name: "var/run", link: "/run"}, file{name: "run/", mode: 0o755})
-	for key, value := range kernel() {
-		out = append(out, file{name: "proc/sys/" + key, mode: 0o644, text: value + "\n"})
-	}
+	out = append(out, kernelSkeleton()...)
 	return out
-}
-
-func kernel() map[string]string {
-	return map[string]string{
-		"kernel/randomize_va_space": "2", "kernel/kptr_restrict": "2", "kernel/dmesg_restrict": "1", "kernel/sysrq": "0",
-		"fs/suid_dumpable": "0", "fs/protected_symlinks": "1", "net/ipv4/conf/all/accept_source_route": "0",
-		"net/ipv4/tcp_syncookies": "1", "net/ipv4/icmp_echo_ignore_broadcasts": "1",
-	}
 }
 
 const (
