@@ -133,20 +133,19 @@ func globMatch(pattern, name string) bool {
 	return ok && err == nil
 }
 
-// appliesSysctl reports whether something in the tree reads the files at start: a good line in a file that nothing reads
-// protects nobody. On a running system the values themselves are looked at.
+// appliesSysctl names what reads the files at start, "" for nothing: a good line in a file that nothing reads protects
+// nobody. On a running system the values themselves are looked at.
 func appliesSysctl(ctx context.Context, h *Host) (by string, err error) {
-	for _, p := range []string{
-		"/usr/lib/systemd/systemd-sysctl", "/lib/systemd/systemd-sysctl", "/etc/init.d/procps", "/etc/init.d/sysctl", "/etc/rc.d/S11sysctl",
-		"/etc/init.d/S02sysctl", "/etc/rcS.d/S02sysctl", "/etc/runlevels/boot/sysctl",
-	} {
+	for _, p := range []string{"/usr/lib/systemd/systemd-sysctl", "/lib/systemd/systemd-sysctl"} {
 		if h.Exists(p) {
 			return p, nil
 		}
 	}
-	found, _, err := startProgram{Deny: []string{"sysctl"}}.find(ctx, h)
-	if len(found) > 0 {
-		return found[0].file.Path, nil
+	started := h.starts(ctx)
+	for _, s := range started.on("sysctl", "systemd-sysctl") {
+		if slices.ContainsFunc(s.args(), func(a string) bool { return strings.HasPrefix(a, "-p") || a == "--system" || a == "--load" || a == "-f" }) {
+			return s.file, nil
+		}
 	}
-	return "", err
+	return "", started.err()
 }
