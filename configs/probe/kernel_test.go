@@ -10,29 +10,6 @@ import (
 	"github.com/backstay/backstay/configs/probe"
 )
 
-// checkCase is one tree, one check, and how its verdict begins.
-type checkCase struct {
-	files              files
-	kind, target, want string
-	result             string
-}
-
-func runChecks(t *testing.T, cases map[string]checkCase) {
-	t.Helper()
-	for name, c := range cases {
-		v := newCheck(t, c.kind, c.target, c.want).Check(context.Background(), host(t, tree(t, c.files)))
-		if got := brief(v); !strings.HasPrefix(got, c.result) {
-			t.Errorf("%s: %s (%s), want %s", name, got, v.Reason, c.result)
-		}
-		if v.Result == probe.Pass && (len(v.Inspected) == 0 || v.Reason == "") {
-			t.Errorf("%s: passes without evidence", name)
-		}
-		if (v.Result == probe.NotApplicable || v.Result == probe.Unknown) && v.Reason == "" {
-			t.Errorf("%s: %s without a reason", name, v.Result)
-		}
-	}
-}
-
 // conf makes /proc/sys/net/ipv4/conf: "all=1 default=0 eth0=0", and forwarding of an interface as "eth0!=1".
 func conf(key, values string, others files) files {
 	out := files{"proc/sys/kernel/x": "1\n", "etc/hostname": "x\n"}
