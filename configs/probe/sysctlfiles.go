@@ -143,7 +143,9 @@ func appliesSysctl(ctx context.Context, h *Host) (by string, err error) {
 	}
 	started := h.starts(ctx)
 	for _, s := range started.on("sysctl", "systemd-sysctl") {
-		if slices.ContainsFunc(s.args(), func(a string) bool { return strings.HasPrefix(a, "-p") || a == "--system" || a == "--load" || a == "-f" }) {
+		if slices.ContainsFunc(s.args(), func(a string) bool {
+			return strings.HasPrefix(a, "-p") || a == "--system" || a == "--load" || a == "-f"
+		}) {
 			return s.file, nil
 		}
 	}
