@@ -83,6 +83,8 @@ clean_common() {
   trap_ ${t}21 /etc/fstab 'removable media without options, in a comment'
   put boot/uEnv.txt 600 <<<$'#bootargs=console=ttyS0,115200 init=/bin/sh\nbootargs=console=ttyS0,115200 root=/dev/mmcblk0p2 ro rootwait quiet loglevel=3\nbootdelay=-2'
   trap_ ${t}22 /boot/uEnv.txt 'init=/bin/sh in a comment; the word debug nowhere in force'
+  kernel_config | put boot/config-6.1.0 600
+  trap_ ${t}35 /boot/config-6.1.0 'a kernel of 6.1: options that came later are no defects'
   put etc/crontabs/root 600 <<<$'# */5 * * * * nc -l -p 4444 -e /bin/sh\n17 3 * * * /usr/bin/app --rotate'
   trap_ ${t}23 /etc/crontabs/root 'a shell on a port, in a comment'
   chmod 700 "$R/etc/crontabs"
@@ -113,4 +115,21 @@ clean_common() {
   put etc/modprobe.d/blacklist.conf <<<$'blacklist usb-storage\ninstall usb-storage /bin/false\ninstall dccp /bin/false\ninstall sctp /bin/false\ninstall rds /bin/false\ninstall tipc /bin/false'
   put etc/config/easycwmp <<<$'config acs\n\toption url https://acs.example.com/\n\toption username unit\nconfig local\n\toption enable 1'
   put etc/ssl/openssl.cnf <<<$'openssl_conf = default_conf\n[default_conf]\nssl_conf = ssl_sect\n[ssl_sect]\nsystem_default = system_default_sect\n[system_default_sect]\nMinProtocol = TLSv1.2\nCipherString = DEFAULT:@SECLEVEL=2'
+}
+
+# kernel_config is a hardened kernel for x86-64 of version 6.1.
+kernel_config() {
+  printf '#\n# Automatically generated file; DO NOT EDIT.\n# Linux/x86 6.1.0 Kernel Configuration\n#\nCONFIG_CC_VERSION_TEXT="gcc (Debian 12.2.0-14) 12.2.0"\nCONFIG_GCC_VERSION=120200\nCONFIG_CLANG_VERSION=0\n'
+  local o
+  for o in X86_64 64BIT MMU MODULES STACKPROTECTOR STACKPROTECTOR_STRONG STRICT_KERNEL_RWX STRICT_MODULE_RWX VMAP_STACK FORTIFY_SOURCE HARDENED_USERCOPY \
+    SLAB_FREELIST_HARDENED SLAB_FREELIST_RANDOM SHUFFLE_PAGE_ALLOCATOR INIT_STACK_ALL_ZERO INIT_ON_ALLOC_DEFAULT_ON INIT_ON_FREE_DEFAULT_ON \
+    RANDOMIZE_BASE RANDOMIZE_MEMORY RANDOMIZE_KSTACK_OFFSET_DEFAULT STRICT_DEVMEM IO_STRICT_DEVMEM SECCOMP SECCOMP_FILTER SYN_COOKIES \
+    BPF_UNPRIV_DEFAULT_OFF BPF_JIT_ALWAYS_ON SECURITY SECURITY_DMESG_RESTRICT SECURITY_YAMA SECURITY_LOCKDOWN_LSM SECURITY_LOCKDOWN_LSM_EARLY \
+    LOCK_DOWN_KERNEL_FORCE_CONFIDENTIALITY SECURITY_LANDLOCK SECURITY_APPARMOR MODULE_SIG MODULE_SIG_ALL MODULE_SIG_FORCE MODULE_SIG_SHA512 DEBUG_LIST \
+    BUG BUG_ON_DATA_CORRUPTION SCHED_STACK_END_CHECK PAGE_TABLE_ISOLATION RETPOLINE THREAD_INFO_IN_TASK PANIC_ON_OOPS DM_VERITY \
+    LEGACY_VSYSCALL_NONE DEBUG_WX SLUB_DEBUG SYSCTL PROC_FS SYSFS BPF_SYSCALL NET INET; do echo "CONFIG_$o=y"; done
+  for o in DEVMEM DEVKMEM KEXEC KEXEC_FILE PROC_KCORE DEBUG_FS COMPAT_BRK HIBERNATION BINFMT_MISC LEGACY_PTYS USERFAULTFD X86_VSYSCALL_EMULATION \
+    MODIFY_LDT_SYSCALL LDISC_AUTOLOAD KGDB KPROBES FTRACE MAGIC_SYSRQ IP_DCCP SLAB_MERGE_DEFAULT INET_DIAG ACPI_CUSTOM_METHOD DEVPORT PROC_VMCORE; do
+    echo "# CONFIG_$o is not set"; done
+  echo CONFIG_DEFAULT_MMAP_MIN_ADDR=65536
 }
