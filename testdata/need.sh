@@ -19,6 +19,13 @@ need bash "the completion script is run in it" /bin/bash
 need groff-base "the manual pages must be well-formed roff" /usr/bin/groff
 need mount "losetup, for the block device tests" /sbin/losetup
 need nftables "nft lists and loads the same tables as we read and write" /usr/sbin/nft
+need squashfs-tools "mksquashfs makes the images that our reader must read" /usr/bin/mksquashfs
+need e2fsprogs "mkfs.ext4 does the same for ext2, ext3 and ext4" /sbin/mkfs.ext4
+need fdisk "sfdisk makes partition tables to choose from" /sbin/sfdisk
+need cpio "makes an initramfs" /usr/bin/cpio
+need xz-utils "compresses archives" /usr/bin/xz
+need bzip2 "the same" /usr/bin/bzip2
+need libxml2-utils "xmllint checks the JUnit report against a schema" /usr/bin/xmllint
 ((${#missing[@]})) || exit 0
 
 sudo=()

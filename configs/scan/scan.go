@@ -22,8 +22,10 @@ package scan
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strconv"
 
@@ -78,11 +80,18 @@ func Open(ctx context.Context, name string, stdin io.Reader, opt Options) (*Sour
 		opt.MaxTemp = DefaultMaxTemp
 	}
 	s := &Source{Name: name}
-	if err := s.open(ctx, stdin, opt); err != nil {
-		s.Close()
+	err := s.open(ctx, stdin, opt)
+	if err == nil {
+		return s, nil
+	}
+	s.Close()
+	if u, ok := errors.AsType[*Unsupported](err); ok {
+		return nil, &Unsupported{Name: s.Name, What: u.What, Next: u.Next}
+	}
+	if _, ok := errors.AsType[*fs.PathError](err); ok {
 		return nil, err
 	}
-	return s, nil
+	return nil, fmt.Errorf("open %s: %w", s.Name, err)
 }
 
 func (s *Source) open(ctx context.Context, stdin io.Reader, opt Options) error {
@@ -133,7 +142,7 @@ func (s *Source) image(ctx context.Context, r *io.SectionReader, opt Options) er
 
 // volume opens what was recognised as f.
 func (s *Source) volume(ctx context.Context, r *io.SectionReader, f format) (err error) {
-	defer guard("open", s.Name, &err)
+	defer rescue(&err)
 	s.Kind = f.name
 	switch f.name {
 	case kindTar, kindCPIO:
@@ -161,7 +170,7 @@ func (s *Source) volume(ctx context.Context, r *io.SectionReader, f format) (err
 // packed opens a compressed file: an archive. A compressed file system has to be unpacked first, because reading at any
 // place is what its reader does.
 func (s *Source) packed(ctx context.Context, r io.Reader, p packer, opt Options) (err error) {
-	defer guard("open", s.Name, &err)
+	defer rescue(&err)
 	if p.open == nil {
 		return &Unsupported{Name: s.Name, What: "it is compressed with " + p.name, Next: p.unpack + ", then scan OUT"}
 	}
@@ -216,7 +225,7 @@ func (s *Source) archive(ctx context.Context, in *stream, kind string, keep *spo
 
 // pipe reads standard input.
 func (s *Source) pipe(ctx context.Context, stdin io.Reader, opt Options) (err error) {
-	defer guard("open", s.Name, &err)
+	defer rescue(&err)
 	head := make([]byte, 16)
 	n, err := io.ReadFull(stdin, head)
 	if err != nil && n == 0 {

@@ -8,7 +8,9 @@ import (
 	"io"
 	"io/fs"
 	"iter"
+	"maps"
 	"path"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -58,17 +60,24 @@ type volume interface {
 // tree is a volume, or one directory of it, as a probe.Tree.
 type tree struct {
 	v   volume
-	dir *dirCache
+	dir *lru[uint64, map[string]uint64]
 	top uint64
 }
 
 func newTree(v volume, top uint64) *tree {
-	return &tree{v: v, dir: &dirCache{dirs: map[uint64]map[string]uint64{}}, top: top}
+	return &tree{v: v, dir: newLRU[uint64, map[string]uint64](maxDirCache), top: top}
 }
 
 var _ probe.Tree = (*tree)(nil)
 
-// guard turns a panic of a decoder into an error: some are other people's code, and the image may be made to hit a bug.
+// rescue turns a panic of a decoder into an error: some are other people's code, and the image may be made to hit a bug.
+func rescue(err *error) {
+	if r := recover(); r != nil {
+		*err = fmt.Errorf("damaged image: %v", r)
+	}
+}
+
+// guard does so for the methods of a tree, whose errors name what was asked for.
 func guard(op, name string, err *error) {
 	if r := recover(); r != nil {
 		*err = fmt.Errorf("damaged image: %v", r)
@@ -107,7 +116,7 @@ func (t *tree) find(name string) (inode, error) {
 }
 
 func (t *tree) entries(dir inode) (map[string]uint64, error) {
-	if have, ok := t.dir.dirs[dir.id]; ok {
+	if have, ok := t.dir.get(dir.id); ok {
 		return have, nil
 	}
 	out := map[string]uint64{}
@@ -123,25 +132,8 @@ func (t *tree) entries(dir inode) (map[string]uint64, error) {
 		}
 		out[e.name] = e.id
 	}
-	t.dir.keep(dir.id, out)
+	t.dir.put(dir.id, out, len(out)+8) // an empty directory costs as well
 	return out, nil
-}
-
-// dirCache remembers directories, the oldest leaving first.
-type dirCache struct {
-	dirs  map[uint64]map[string]uint64
-	order []uint64
-	total int
-}
-
-func (c *dirCache) keep(id uint64, entries map[string]uint64) {
-	c.dirs[id] = entries
-	c.order = append(c.order, id)
-	// An empty directory costs as well.
-	for c.total += len(entries) + 8; c.total > maxDirCache && len(c.order) > 1; c.order = c.order[1:] {
-		c.total -= len(c.dirs[c.order[0]]) + 8
-		delete(c.dirs, c.order[0])
-	}
 }
 
 // Open opens a regular file.
@@ -203,7 +195,8 @@ func (t *tree) Names(name string) iter.Seq2[string, error] {
 			yield("", err)
 			return
 		}
-		for n := range entries {
+		// Maps have no order; the same image must give the same report.
+		for _, n := range slices.Sorted(maps.Keys(entries)) {
 			if !yield(n, nil) {
 				return
 			}
