@@ -72,7 +72,7 @@ func TestTrialIsTakenBackWhenNotConfirmed(t *testing.T) {
 		drift++
 	}
 	// Safe fixes of the same run and even of the same file stay: -B was taken out, -s was not put in.
-	want := strings.NewReplacer("-RB -p 22", "-j -k -R -p 22").Replace(dropbear)
+	want := strings.NewReplacer("-RB -p 22", "-I 900 -T 3 -j -k -R -p 22").Replace(dropbear)
 	if got := read(t, dir, "etc/default/dropbear"); got != want {
 		t.Errorf("dropbear is %q, want %q", got, want)
 	}

@@ -152,8 +152,8 @@ func TestAbsoluteLinksAreFollowedInside(t *testing.T) {
 	must(t, os.Symlink("/data/etc/dropbear", filepath.Join(dir, "etc/default/dropbear")))
 	must(t, os.WriteFile(filepath.Join(dir, "data/etc/dropbear"), []byte("DROPBEAR_ARGS=\"-R\"\n"), 0o644))
 	e := engine(t, dir, load(t, "base"))
-	r := apply(t, e, false, "ssh.dropbear-password")
-	f := finding(t, r, "ssh.dropbear-password")
+	r := apply(t, e, false, "ssh.dropbear-forwarding")
+	f := finding(t, r, "ssh.dropbear-forwarding")
 	if f.Result != configs.Fixed || f.Changes[0].Path != "/data/etc/dropbear" {
 		t.Errorf("%s %v", f.Result, f.Changes)
 	}

@@ -45,7 +45,7 @@ func TestMergeRefusesWhatLoosens(t *testing.T) {
 		"mount":             {adjust("mount.tmp", `"want":{"options":["nosuid"]}`), configs.CodeLoosens, "nodev is missing"},
 		"setuid":            {adjust("file.setuid", `"want":{"allow":["/usr/bin/helper"]}`), configs.CodeLoosens, "/usr/bin/helper may not be allowed"},
 		"sshd":              {adjust("ssh.sshd-root-login", `"want":{"one_of":["yes"],"default":"prohibit-password"}`), configs.CodeLoosens, `"yes" is allowed`},
-		"sshd default":      {adjust("ssh.sshd-root-login", `"want":{"one_of":["no"],"default":"no"}`), configs.CodeLoosens, "another keyword or default"},
+		"sshd default":      {adjust("ssh.sshd-root-login", `"want":{"one_of":["no"],"default":"no"}`), configs.CodeLoosens, "another keyword, default"},
 		"dropbear":          {adjust("ssh.dropbear-forwarding", `"want":{"require_all":["-j"]}`), configs.CodeLoosens, "-k is not required"},
 		"inetd":             {adjust("service.inetd-login", `"want":{"deny":["ftp"]}`), configs.CodeLoosens, "telnet is missing"},
 		"start":             {adjust("service.telnet", `"want":{"deny":["telnetd"]}`), configs.CodeLoosens, "is missing"},

@@ -100,7 +100,7 @@ func combine(ctx context.Context, h *probe.Host, parts []node, decides, otherwis
 			by[v.Result] = &v
 		}
 	}
-	for _, r := range []Result{decides, Unknown, otherwise, NotApplicable} {
+	for _, r := range []Result{decides, Unknown, RebootNeeded, otherwise, NotApplicable} {
 		if v := by[r]; v != nil {
 			return *v
 		}

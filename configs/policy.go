@@ -12,7 +12,7 @@ import (
 // Limits of a policy document.
 const (
 	MaxPolicyBytes = 256 << 10
-	MaxPolicyDepth = 8
+	MaxPolicyDepth = 12 // three combinators, the innermost with a list in its want
 	MaxRules       = 512
 	MaxCombinators = 3 // depth of all, any, not
 )

@@ -33,7 +33,7 @@ func TestParsePolicyRefuses(t *testing.T) {
 		"unknown field":     {string(policyWith(edit(`"severity"`, `"severty"`), "")), configs.CodeMalformed, `rules[0].severty: unknown field, did you mean "severity"?`},
 		"duplicate":         {string(policyWith(edit(`"fix":"fix"`, `"fix":"report","fix":"fix"`), "")), configs.CodeMalformed, "rules[0].fix: given twice"},
 		"too long":          {string(policyWith(aRule, `,"title":"`+strings.Repeat("a", configs.MaxPolicyBytes)+`"`)), configs.CodeMalformed, "the limit is 262144"},
-		"too deep":          {string(policyWith(edit(`{"min":1,"set":"2"}`, `{"a":[[[[[[1]]]]]]}`), "")), configs.CodeMalformed, "nested deeper than 8"},
+		"too deep":          {string(policyWith(edit(`{"min":1,"set":"2"}`, `{"a":[[[[[[[[[[1]]]]]]]]]]}`), "")), configs.CodeMalformed, "nested deeper than 12"},
 		"no command":        {string(policyWith(edit(`"fix":"fix"`, `"exec":"reboot"`), "")), configs.CodeMalformed, "rules[0].exec: unknown field"},
 		"schema":            {`{"schema":2,"id":"p","serial":1}`, configs.CodeInvalid, "schema: 2, this version knows 1"},
 		"bad id":            {`{"schema":1,"id":"P","serial":1}`, configs.CodeInvalid, `id: "P"`},

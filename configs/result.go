@@ -12,18 +12,18 @@ import (
 // Result is the outcome of one rule.
 type Result = probe.Result
 
-// The results. The last six exist only in the report of Apply.
+// The results. Those without a probe of their own are the engine's; the last four exist only in the report of Apply.
 const (
 	Pass                 = probe.Pass
 	Fail                 = probe.Fail
 	NotApplicable        = probe.NotApplicable
 	Unknown              = probe.Unknown
-	Waived        Result = "waived"        // it fails, and a waiver in force covers everything that fails
-	RebootNeeded  Result = "reboot-needed" // the files are right; a running program still has the old setting
-	Fixed         Result = "fixed"         // a fix was made and a second look proved it
-	FixFailed     Result = "fix-failed"    // the fix could not be made or did not help
-	Contested     Result = "contested"     // something keeps changing it back; fixing is suspended
-	Reverted      Result = "reverted"      // it was on trial and the device could not prove that it is still managed
+	Waived        Result = "waived" // it fails, and a waiver in force covers everything that fails
+	RebootNeeded         = probe.RebootNeeded
+	Fixed         Result = "fixed"      // a fix was made and a second look proved it
+	FixFailed     Result = "fix-failed" // the fix could not be made or did not help
+	Contested     Result = "contested"  // something keeps changing it back; fixing is suspended
+	Reverted      Result = "reverted"   // it was on trial and the device could not prove that it is still managed
 )
 
 // Finding is what a run says about one rule.

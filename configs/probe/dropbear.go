@@ -3,30 +3,34 @@
 package probe
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"path"
 	"slices"
+	"strconv"
 	"strings"
 )
 
-// dropbearCheck wants the dropbear server to be started with some flags and without others. Its built-in default, which
-// counts when nothing says otherwise, lets root log in with a password and forwards ports.
+// dropbearCheck wants the dropbear server to be started with some flags and without others, or with an option that has a
+// number in a range. Its built-in default, which counts when nothing says otherwise, lets root log in with a password and
+// forwards ports.
 type dropbearCheck struct {
-	Any  []string `json:"require_any"` // one of these is enough
-	All  []string `json:"require_all"`
-	Deny []string `json:"deny"`
-	Set  []string `json:"set"` // flags that a fix adds
+	Any     []string `json:"require_any"` // one of these is enough
+	All     []string `json:"require_all"`
+	Deny    []string `json:"deny"`
+	Set     []string `json:"set"` // flags that a fix adds
+	Option  string   `json:"option"`
+	Min     int      `json:"min"` // of the option's value
+	Max     int      `json:"max"`
+	Default int      `json:"default"`
+	Value   int      `json:"value"` // what a fix writes
 }
 
 func dropbearKind() Kind {
 	return Kind{
 		Name: "dropbear", Target: `"arguments"`,
-		Want: `{"require_any": [flags], "require_all": [flags], "deny": [flags], "set": [flags]}, flags such as "-s"`,
-		Fix:  "add and take flags in /etc/default/dropbear or its like, or the options of /etc/config/dropbear on OpenWrt",
+		Want: `{"require_any": [flags], "require_all": [flags], "deny": [flags], "set": [flags]}, flags such as "-s"; or {"option": "-T", "min": 1, "max": 4, "default": 10, "value": 3}`,
+		Fix:  "add and take flags in /etc/default/dropbear or its like, or the options of /etc/config/dropbear on OpenWrt; passwords are not switched off while no account has a key",
 		New: func(target string, want []byte) (Check, error) {
 			var c dropbearCheck
 			if err := decodeWant(want, &c); err != nil {
@@ -35,19 +39,7 @@ func dropbearKind() Kind {
 			if target != "arguments" {
 				return nil, errors.New(`target: want "arguments"`)
 			}
-			all := slices.Concat(c.Any, c.All, c.Deny, c.Set)
-			if len(c.Any)+len(c.All)+len(c.Deny) == 0 {
-				return nil, errors.New("want: give require_any, require_all or deny")
-			}
-			for _, f := range all {
-				if len(f) != 2 || f[0] != '-' || strings.ContainsRune(dropbearTakesValue, rune(f[1])) {
-					return nil, fmt.Errorf("want: %q is no flag of dropbear without a value", f)
-				}
-			}
-			if len(c.Set) > 0 && len(c.bad(map[string]bool{}, c.Set)) > 0 {
-				return nil, errors.New("want.set: does not give what the rule requires, so the fix would not help")
-			}
-			return c, nil
+			return c, c.valid()
 		},
 	}
 }
@@ -55,12 +47,43 @@ func dropbearKind() Kind {
 // dropbearTakesValue are the options that are followed by a value.
 const dropbearTakesValue = "brDGcpPlWKIMTAQ"
 
-func (c dropbearCheck) Claims() []string { return prefixed("dropbear:", slices.Concat(c.Set, c.Deny)) }
+func (c dropbearCheck) valid() error {
+	flags := len(c.Any) + len(c.All) + len(c.Deny)
+	if c.Option != "" {
+		if flags > 0 || len(c.Set) > 0 || len(c.Option) != 2 || !strings.ContainsRune("TIK", rune(c.Option[1])) {
+			return errors.New("want.option: -T, -I or -K, and no flags")
+		}
+		if c.Min > c.Max || c.Value != 0 && (c.Value < c.Min || c.Value > c.Max) {
+			return errors.New("want: min, value and max are not in order")
+		}
+		return nil
+	}
+	if flags == 0 {
+		return errors.New("want: give require_any, require_all, deny or option")
+	}
+	for _, f := range slices.Concat(c.Any, c.All, c.Deny, c.Set) {
+		if len(f) != 2 || f[0] != '-' || strings.ContainsRune(dropbearTakesValue, rune(f[1])) {
+			return fmt.Errorf("want: %q is no flag of dropbear without a value", f)
+		}
+	}
+	if len(c.Set) > 0 && len(c.bad(c.Set)) > 0 {
+		return errors.New("want.set: does not give what the rule requires, so the fix would not help")
+	}
+	return nil
+}
+
+func (c dropbearCheck) Claims() []string {
+	out := prefixed("dropbear:", slices.Concat(c.Set, c.Deny))
+	if c.Option != "" {
+		out = append(out, "dropbear:"+c.Option)
+	}
+	return out
+}
 
 func (c dropbearCheck) Tightens(old Check) error {
 	o, ok := old.(dropbearCheck)
-	if !ok {
-		return errors.New("another kind")
+	if !ok || o.Option != c.Option || o.Default != c.Default {
+		return errors.New("another kind or option")
 	}
 	if f, ok := subset(o.All, c.All); !ok {
 		return fmt.Errorf("%s is not required", f)
@@ -71,33 +94,61 @@ func (c dropbearCheck) Tightens(old Check) error {
 	if f, ok := subset(c.Any, o.Any); len(o.Any) > 0 && (!ok || len(c.Any) == 0) {
 		return fmt.Errorf("%s is enough", f)
 	}
+	if c.Min < o.Min || c.Max > o.Max {
+		return fmt.Errorf("%d to %d allows more than %d to %d", c.Min, c.Max, o.Min, o.Max)
+	}
 	return nil
 }
 
-// dropbearFlags reads flags, merged ones too (-sgjk, -Rp 22), up to the values that options take.
-func dropbearFlags(words []string) map[string]bool {
-	flags := map[string]bool{}
+// dropbearOptions reads flags, merged ones too (-sgjk, -Rp 22), and the values of options. Of an option that is given twice
+// the last counts; -p and -l are kept all, divided by blanks.
+func dropbearOptions(words []string) (flags map[string]bool, values map[string]string) {
+	flags, values = map[string]bool{}, map[string]string{}
 	for i := 0; i < len(words); i++ {
 		w := words[i]
 		if len(w) < 2 || w[0] != '-' {
 			continue
 		}
 		for j := 1; j < len(w); j++ {
-			if strings.IndexByte(dropbearTakesValue, w[j]) >= 0 {
-				if j == len(w)-1 {
-					i++ // the next word is the value
-				}
-				break
+			o := "-" + w[j:j+1]
+			if strings.IndexByte(dropbearTakesValue, w[j]) < 0 {
+				flags[o] = true
+				continue
 			}
-			flags["-"+w[j:j+1]] = true
+			v := w[j+1:]
+			if v == "" && i+1 < len(words) {
+				i++ // the next word is the value
+				v = words[i]
+			}
+			if old, ok := values[o]; ok && (o == "-p" || o == "-l") {
+				v = old + " " + v
+			}
+			values[o] = v
+			break
 		}
 	}
-	return flags
+	return flags, values
 }
 
-// bad says what is wrong with the flags plus some more; "" parts are right.
-func (c dropbearCheck) bad(flags map[string]bool, more []string) (out []string) {
-	has := func(f string) bool { return flags[f] || slices.Contains(more, f) }
+// bad says what is wrong with arguments.
+func (c dropbearCheck) bad(words []string) (out []string) {
+	flags, values := dropbearOptions(words)
+	if c.Option != "" {
+		n := c.Default
+		v, given := values[c.Option]
+		if given {
+			n, _ = strconv.Atoi(v)
+		}
+		switch {
+		case n >= c.Min && n <= c.Max:
+		case given:
+			out = append(out, c.Option+" "+v)
+		default:
+			out = append(out, fmt.Sprintf("no %s, which means %d", c.Option, c.Default))
+		}
+		return out
+	}
+	has := func(f string) bool { return flags[f] }
 	if len(c.Any) > 0 && !slices.ContainsFunc(c.Any, has) {
 		out = append(out, "none of "+strings.Join(c.Any, " "))
 	}
@@ -116,6 +167,9 @@ func (c dropbearCheck) bad(flags map[string]bool, more []string) (out []string) 
 
 func (c dropbearCheck) expect() string {
 	var parts []string
+	if c.Option != "" {
+		parts = append(parts, fmt.Sprintf("%s %d to %d", c.Option, c.Min, c.Max))
+	}
 	if len(c.Any) > 0 {
 		parts = append(parts, "one of "+strings.Join(c.Any, " "))
 	}
@@ -123,253 +177,155 @@ func (c dropbearCheck) expect() string {
 		parts = append(parts, strings.Join(c.All, " "))
 	}
 	if len(c.Deny) > 0 {
-		parts = append(parts, "not "+strings.Join(c.Deny, " "))
+		parts = append(parts, "not "+strings.Join(c.Deny, ", "))
 	}
 	return strings.Join(parts, ", ")
-}
-
-// dropbearSetup is what starts dropbear and with which arguments.
-type dropbearSetup struct {
-	program string   // the file of the server
-	starter string   // the script or inittab
-	sources string   // the variable files the starter reads, in its text
-	words   []string // arguments in the order they apply
-	file    string   // where variables are set, "" when there is none yet
-	line    int      // of the last assignment, 0 when there is none
-	name    string   // of the variable
-	read    []string
-}
-
-var errNoDropbear = errors.New("dropbear is not here")
-
-func dropbearVariables() []string {
-	return []string{"DROPBEAR_ARGS", "DROPBEAR_EXTRA_ARGS", "DROPBEAR_OPTS"}
-}
-
-func dropbearPrograms() []string {
-	return []string{"/usr/sbin/dropbear", "/sbin/dropbear", "/usr/bin/dropbear", "/bin/dropbear", "/usr/sbin/dropbearmulti", "/usr/bin/dropbearmulti"}
-}
-
-func findDropbear(ctx context.Context, h *Host) (dropbearSetup, error) {
-	s := dropbearSetup{name: dropbearVariables()[0]}
-	for _, p := range dropbearPrograms() {
-		if h.Exists(p) {
-			s.program, s.read = p, []string{p}
-			break
-		}
-	}
-	if s.program == "" {
-		return s, errNoDropbear
-	}
-	if err := s.start(ctx, h); err != nil {
-		return s, err
-	}
-	for _, f := range []string{"/etc/default/dropbear", "/etc/conf.d/dropbear", "/etc/sysconfig/dropbear"} {
-		data, err := h.Read(ctx, f)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return s, err
-		}
-		s.read = append(s.read, f)
-		s.variables(f, data)
-	}
-	return s, nil
-}
-
-// start finds the script or inittab line that runs the server and the flags written there.
-func (s *dropbearSetup) start(ctx context.Context, h *Host) error {
-	list, err := scripts(h)
-	if err != nil {
-		return err
-	}
-	if in, err := h.Stat(inittabFile); err == nil && in.Mode.IsRegular() {
-		list = append(list, in)
-	}
-	for _, in := range list {
-		data, err := h.Read(ctx, in.Path)
-		if err != nil {
-			return err
-		}
-		for l := range bytes.Lines(data) {
-			words, ok := dropbearCall(string(bytes.TrimSpace(l)))
-			if !ok {
-				continue
-			}
-			if s.starter == "" {
-				s.read = append(s.read, printable(in.Path))
-			}
-			s.starter, s.sources = in.Path, string(data)
-			s.words = append(s.words, words...)
-		}
-	}
-	return nil
-}
-
-// dropbearCall gives the words after the server's name in a line that starts it.
-func dropbearCall(line string) ([]string, bool) {
-	if strings.HasPrefix(line, "#") || strings.Contains(line, "dropbearkey") || strings.Contains(line, "-K ") || strings.Contains(line, " stop") {
-		return nil, false
-	}
-	for _, words := range commands(line) {
-		for i, w := range words {
-			if w != "dropbear" && !strings.HasSuffix(w, "bin/dropbear") {
-				continue
-			}
-			switch first := path.Base(words[0]); {
-			case slices.Contains([]string{"killall", "kill", "pidof", "echo", "printf", "rm", "test", "[", "."}, first):
-				continue
-			case first == "start-stop-daemon" && slices.Contains(words, "--stop"):
-				continue
-			case i > 0 && strings.Contains(words[i-1], "="):
-				continue
-			}
-			return slices.DeleteFunc(words[i+1:], func(w string) bool { return w == "--" || slices.Contains(dropbearVariables(), w) }), true
-		}
-	}
-	return nil, false
-}
-
-// variables takes the assignments of one file, the last of each name, as the shell does.
-func (s *dropbearSetup) variables(file string, data []byte) {
-	if s.file == "" {
-		s.file = file
-	}
-	for _, name := range dropbearVariables() {
-		if s.starter != "" && !strings.Contains(s.sources, name) {
-			continue
-		}
-		var value string
-		n := 0
-		for l := range bytes.Lines(data) {
-			n++
-			v, ok := shellAssign(strings.TrimSpace(string(l)), name)
-			if !ok {
-				continue
-			}
-			value = strings.NewReplacer("${"+name+"}", value, "$"+name, value).Replace(v)
-			s.file, s.line, s.name = file, n, name
-		}
-		s.words = append(s.words, strings.Fields(value)...)
-	}
-}
-
-// shellAssign reads NAME=value, with or without export and quotes.
-func shellAssign(line, name string) (string, bool) {
-	line = strings.TrimSpace(strings.TrimPrefix(line, "export "))
-	v, ok := strings.CutPrefix(line, name+"=")
-	if !ok {
-		return "", false
-	}
-	if v != "" && (v[0] == '"' || v[0] == '\'') {
-		if end := strings.IndexByte(v[1:], v[0]); end >= 0 {
-			return v[1 : end+1], true
-		}
-		return v[1:], true
-	}
-	if i := strings.IndexAny(v, " \t;#"); i >= 0 {
-		v = v[:i]
-	}
-	return v, true
 }
 
 func (c dropbearCheck) Check(ctx context.Context, h *Host) Verdict {
 	s, err := findDropbear(ctx, h)
 	if errors.Is(err, errNoDropbear) {
-		return notApplicable("dropbear is not here: no dropbear or dropbearmulti in /usr/sbin, /sbin, /usr/bin, /bin")
+		return notApplicable(err.Error())
 	}
 	if err != nil {
-		return unknown(err)
+		return Verdict{Result: Unknown, Reason: err.Error(), Implementation: "dropbear"}
 	}
-	if v, ok := c.checkUCI(ctx, h, s); ok {
-		return v
+	var items, old []Item
+	good := ""
+	for _, in := range s.servers {
+		args := strings.TrimSpace(strings.Join(in.words, " "))
+		if args == "" {
+			args = "no arguments"
+		}
+		bad := c.bad(in.words)
+		if len(bad) == 0 && good == "" {
+			good = "dropbear is started with " + printable(args)
+		}
+		if v, err := s.variable(ctx, h, in); err == nil && v.line > 0 && len(bad) > 0 {
+			in.where = at(v.file, v.line)
+		}
+		for _, why := range bad {
+			it := Item{Subject: "dropbear", Where: in.where, Observed: printable(args) + ": " + why, Expected: c.expect()}
+			if in.live {
+				old = append(old, it)
+			} else {
+				items = append(items, it)
+			}
+		}
 	}
-	if s.starter == "" && s.file == "" {
-		return Verdict{Result: Unknown, Reason: s.program + " is here; what starts it was not found in inittab, init.d or rc.d", Implementation: "dropbear"}
+	if s.files() == 0 { // nothing but what runs
+		items, old = old, nil
 	}
-	where := s.starter
-	if s.line > 0 {
-		where = at(s.file, s.line)
+	if len(s.servers) == 0 {
+		return notApplicable("dropbear is here, and " + uciFile + " starts none")
 	}
-	args := strings.Join(s.words, " ")
-	if strings.TrimSpace(args) == "" {
-		args = "no arguments"
+	v := judged(items, good, s.read...)
+	if len(items) == 0 && len(old) > 0 {
+		v.Result, v.Items, v.Reason = RebootNeeded, old, "the files are right, and a server runs that was started with other arguments: "+old[0].Observed
 	}
-	var items []Item
-	for _, why := range c.bad(dropbearFlags(s.words), nil) {
-		items = append(items, Item{Subject: "dropbear", Where: where, Observed: printable(args) + ": " + why, Expected: c.expect()})
-	}
-	v := judged(items, "dropbear is started with "+printable(args), s.read...)
 	v.Implementation = "dropbear"
+	if s.uci {
+		v.Implementation = "dropbear on OpenWrt"
+	}
 	return v
 }
 
+// Fix edits the variable that gives the arguments, or the settings of OpenWrt.
 func (c dropbearCheck) Fix(ctx context.Context, h *Host, want func(string) bool) ([]Change, error) {
 	s, err := findDropbear(ctx, h)
 	if err != nil || !want("dropbear") {
 		return nil, err
 	}
-	if h.Exists(uciFile) {
-		return c.fixUCI(ctx, h)
-	}
-	if len(c.bad(dropbearFlags(s.words), nil)) == 0 {
+	wrong := func(in dropbearServer) bool { return !in.live && len(c.bad(in.words)) > 0 }
+	if !slices.ContainsFunc(s.servers, wrong) {
 		return nil, nil
 	}
-	if s.line > 0 {
-		t, err := openText(ctx, h, s.file)
+	if err := c.keepsAWayIn(ctx, h); err != nil {
+		return nil, err
+	}
+	if s.uci {
+		return c.fixUCI(ctx, h)
+	}
+	done := map[string]bool{}
+	var out []Change
+	for _, in := range s.servers {
+		if !wrong(in) {
+			continue
+		}
+		v, err := s.variable(ctx, h, in)
 		if err != nil {
 			return nil, err
 		}
-		raw := t.line(s.line)
-		v, _ := shellAssign(strings.TrimSpace(raw), s.name)
-		i := strings.Index(raw, s.name+"=") + len(s.name) + 1
-		rest := strings.TrimLeft(strings.TrimPrefix(raw[i:], v), `"'`)
-		if q := raw[i:]; q != "" && (q[0] == '"' || q[0] == '\'') {
-			rest = strings.TrimPrefix(q[1:], v)
-			rest = strings.TrimPrefix(rest, q[:1])
+		if done[v.file+"\x00"+v.name] {
+			continue
 		}
-		t.set(s.line, raw[:i]+`"`+c.words(v, s.words)+`"`+rest)
-		return t.changes(true), nil
-	}
-	if s.file != "" {
-		t, err := openText(ctx, h, s.file)
+		done[v.file+"\x00"+v.name] = true
+		ch, err := v.change(ctx, h, c.words(v.value, in.words))
 		if err != nil {
 			return nil, err
 		}
-		t.insert(len(t.lines)+1, s.name+`="`+c.words("", s.words)+`"`)
-		return t.changes(true), nil
+		out = append(out, ch...)
 	}
-	for _, name := range dropbearVariables() {
-		p, err := h.Resolve("/etc/default/dropbear")
-		if strings.Contains(s.sources, "/etc/default/dropbear") && strings.Contains(s.sources, name) && errors.Is(err, fs.ErrNotExist) && p != "" {
-			uid, gid := h.Root()
-			return []Change{{Op: Create, Path: p, After: []byte(name + `="` + c.words("", s.words) + "\"\n"), Mode: 0o644, UID: uid, GID: gid, NextStart: true}}, nil
+	return out, nil
+}
+
+// keepsAWayIn refuses to switch off the only way in.
+func (c dropbearCheck) keepsAWayIn(ctx context.Context, h *Host) error {
+	for _, f := range slices.Concat(c.Set, c.All) {
+		switch f {
+		case "-s":
+			return needKey(ctx, h, false, true)
+		case "-g":
+			return needKey(ctx, h, true, true)
+		case "-w":
+			return needKey(ctx, h, true, false)
 		}
 	}
-	return nil, fmt.Errorf("%s has the arguments in its own text: %w", printable(s.starter), ErrNoFix)
+	return nil
 }
 
 // words gives the arguments with missing flags added and denied ones taken out. New flags go first: an option at the end
 // that lacks its value would swallow them.
 func (c dropbearCheck) words(value string, all []string) string {
 	var out []string
-	have := dropbearFlags(all)
+	have, _ := dropbearOptions(all)
 	for _, f := range slices.Concat(c.Set, c.All) {
 		if !have[f] {
 			have[f] = true
 			out = append(out, f)
 		}
 	}
-	for w := range strings.FieldsSeq(value) {
-		for _, d := range c.Deny {
-			if len(w) > 1 && w[0] == '-' && dropbearFlags([]string{w})[d] {
-				w = "-" + strings.Replace(w[1:], d[1:], "", 1)
+	fields := strings.Fields(value)
+	for i := 0; i < len(fields); i++ {
+		w := fields[i]
+		if len(w) < 2 || w[0] != '-' {
+			out = append(out, w)
+			continue
+		}
+		kept, valued := "-", false
+		for j := 1; j < len(w) && !valued; j++ {
+			valued = strings.IndexByte(dropbearTakesValue, w[j]) >= 0
+			switch {
+			case valued && "-"+w[j:j+1] == c.Option: // with its value
+				if j == len(w)-1 {
+					i++
+				}
+			case valued:
+				kept += w[j:]
+				if j == len(w)-1 && i+1 < len(fields) {
+					i++
+					kept += " " + fields[i]
+				}
+			case !slices.Contains(c.Deny, "-"+w[j:j+1]):
+				kept += w[j : j+1]
 			}
 		}
-		if w != "-" {
-			out = append(out, w)
+		if kept != "-" {
+			out = append(out, kept)
 		}
+	}
+	if c.Option != "" && c.Value != 0 {
+		out = append([]string{c.Option, strconv.Itoa(c.Value)}, out...)
 	}
 	return strings.Join(out, " ")
 }

@@ -77,7 +77,7 @@ func FuzzPasswordDict(f *testing.F) {
 }
 
 func FuzzSshd(f *testing.F) {
-	fuzzFile(f, "etc/ssh/sshd_config", "sshd", "PermitRootLogin", `{"one_of":["no"],"default":"prohibit-password","set":"no"}`, nil,
+	fuzzFile(f, "etc/ssh/sshd_config", "sshd", "PermitRootLogin", `{"one_of":["no"],"default":"prohibit-password","set":"no"}`, withKey(files{"etc/passwd": "root:x:0:0::/root:/bin/sh\nme:x:1:1::/root:/bin/sh\n"}),
 		"PermitRootLogin yes\n", "# c\nMatch User x\n\tPermitRootLogin=yes\n", "permitrootlogin \"a b\" c # d\r\n", "Include x\n", "Match\n", "\"", "PermitRootLogin \"\"\n")
 }
 
@@ -108,12 +108,12 @@ func FuzzSysctl(f *testing.F) {
 
 func FuzzDropbear(f *testing.F) {
 	fuzzFile(f, "etc/default/dropbear", "dropbear", "arguments", `{"require_any":["-s","-w"],"deny":["-B"],"set":["-s"]}`,
-		files{"usr/sbin/dropbear": "x", "etc/init.d/S50": "#!/bin/sh\n. /etc/default/dropbear\ndropbear $DROPBEAR_ARGS\n"},
+		withKey(files{"usr/sbin/dropbear": "x", "etc/init.d/S50": "#!/bin/sh\n. /etc/default/dropbear\ndropbear $DROPBEAR_ARGS\n"}),
 		"DROPBEAR_ARGS=\"-RB -p 22\"\n", "export DROPBEAR_ARGS='-b -s'", "DROPBEAR_ARGS=-B;x\n", "DROPBEAR_ARGS=\"\n", "DROPBEAR_ARGS=\"$DROPBEAR_ARGS -B\"\n")
 }
 
 func FuzzUCI(f *testing.F) {
-	fuzzFile(f, "etc/config/dropbear", "dropbear", "arguments", `{"require_any":["-s","-w"],"set":["-s"]}`, files{"usr/sbin/dropbear": "x"},
+	fuzzFile(f, "etc/config/dropbear", "dropbear", "arguments", `{"require_any":["-s","-w"],"set":["-s"]}`, withKey(files{"usr/sbin/dropbear": "x"}),
 		"config dropbear\n\toption PasswordAuth 'on'\n", "config dropbear 'a b'\noption RootLogin 0\nconfig x\n", "option a b\nconfig", "config dropbear\noption PasswordAuth \"x\n")
 }
 

@@ -53,7 +53,8 @@ type Host struct {
 	running   *processFacts
 	listening *listenerFacts
 
-	guesses *Guesses
+	guesses  *Guesses
+	versions map[string]string // of programs
 }
 
 type fileFact struct {

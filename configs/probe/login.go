@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"path"
 	"slices"
@@ -14,6 +15,8 @@ import (
 
 // errLastLogin refuses a fix that would leave nobody who can log in.
 var errLastLogin = errors.New("it is the last account that anybody can log in to; give another one a password or a key first")
+
+var errNoKey = errors.New("nobody could log in over the network afterwards: no other account has an authorized key; put one there first")
 
 // logins knows the accounts that somebody can log in to, so that fixes leave one.
 type logins struct {
@@ -52,6 +55,29 @@ func (l *logins) lock(a account) bool {
 		return false
 	}
 	return true
+}
+
+// needKey refuses to switch passwords off while no account has a key. With rootOnly it is root's password that goes; then
+// another account will do, and root's key only if root may still use it.
+func needKey(ctx context.Context, h *Host, rootOnly, rootKey bool) error {
+	list, _, err := accounts(ctx, h)
+	if err != nil {
+		return fmt.Errorf("look for a key that would be left: %w", err)
+	}
+	l, err := newLogins(ctx, h, list)
+	if err != nil {
+		return err
+	}
+	for _, a := range list {
+		root := strings.Trim(a.uid, "+0") == ""
+		if root && !rootKey {
+			continue
+		}
+		if l.key[a.name] || rootOnly && !root && l.password[a.name] {
+			return nil
+		}
+	}
+	return errNoKey
 }
 
 func (l *logins) any() bool {

@@ -32,6 +32,7 @@ const (
 	Fail          Result = "fail"           // what was inspected is not as wanted
 	NotApplicable Result = "not-applicable" // the function is not there; the reason says how that is known
 	Unknown       Result = "unknown"        // it could not be read or decided; the reason says why
+	RebootNeeded  Result = "reboot-needed"  // the files are as wanted; a program runs that was started before they were
 )
 
 // Item is one thing that is not as wanted. Secrets never enter it: a password hash appears as its scheme.
@@ -109,7 +110,7 @@ func Kinds() []Kind {
 		accountKind(), emptyPasswordKind(), passwordDictKind(), passwordHashKind(), uidZeroKind(),
 
 		// SSH servers
-		sshdKind(), dropbearKind(), authorizedKeysKind(),
+		sshdKind(), dropbearKind(), authorizedKeysKind(), keyPathsKind(), sshListenKind(), programVersionKind(),
 
 		// services and how they start
 		inittabKind(), inetdKind(),

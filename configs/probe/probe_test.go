@@ -145,7 +145,7 @@ func TestChecks(t *testing.T) {
 		"sshd include loop":          {files{"etc/ssh/sshd_config": "Include sshd_config\n"}, "sshd", "PermitRootLogin", noRoot, "unknown"},
 		"sshd without configuration": {files{"usr/sbin/sshd": "x"}, "sshd", "PermitRootLogin", noRoot, "unknown"},
 		"no sshd":                    {files{"etc/passwd": passwd}, "sshd", "PermitRootLogin", noRoot, "not-applicable"},
-		"dropbear built-in default":  {files{"usr/sbin/dropbear": "x", "etc/init.d/S50dropbear": script}, "dropbear", "arguments", drop, "fail; /etc/init.d/S50dropbear no arguments: none of"},
+		"dropbear built-in default":  {files{"usr/sbin/dropbear": "x", "etc/init.d/S50dropbear": script}, "dropbear", "arguments", drop, "fail; /etc/init.d/S50dropbear:3 no arguments: none of"},
 		"dropbear merged flags":      {files{"usr/sbin/dropbear": "x", "etc/init.d/S50dropbear": script, "etc/default/dropbear": "DROPBEAR_ARGS='-RFsp 22'\n"}, "dropbear", "arguments", drop, "pass"},
 		"dropbear value looks right": {files{"usr/sbin/dropbear": "x", "etc/init.d/S50dropbear": script, "etc/default/dropbear": "DROPBEAR_ARGS=\"-b -s -P -w\"\n"}, "dropbear", "arguments", drop, "fail"},
 		"dropbear last value counts": {files{"usr/sbin/dropbear": "x", "etc/init.d/S50dropbear": script, "etc/default/dropbear": "DROPBEAR_ARGS=-s\nDROPBEAR_ARGS=-R\n#DROPBEAR_ARGS=-s\n"}, "dropbear", "arguments", drop, "fail; /etc/default/dropbear:2"},
@@ -195,6 +195,15 @@ func TestChecks(t *testing.T) {
 	}
 }
 
+// withKey adds an account that has a key and a server that takes it: passwords are not switched off without.
+func withKey(f files) files {
+	if f["etc/passwd"] == "" {
+		f["etc/passwd"] = "root:x:0:0::/root:/bin/sh\n"
+	}
+	f["root/.ssh/authorized_keys"], f["usr/sbin/sshd"] = edKey, "OpenSSH_9.2p1"
+	return f
+}
+
 func TestFixes(t *testing.T) {
 	all := func(string) bool { return true }
 	drop := `{"require_any":["-s","-g","-w"],"set":["-s"],"deny":["-B"]}`
@@ -204,12 +213,12 @@ func TestFixes(t *testing.T) {
 		kind, target, want string
 		file, text         string // after the fix
 	}{
-		"uci":                 {files{"usr/sbin/dropbear": "x", "etc/config/dropbear": "# c\nconfig dropbear\n\toption PasswordAuth 'on'\n\nconfig dropbear\n\toption Port '23'\n"}, "dropbear", "arguments", drop, "etc/config/dropbear", "# c\nconfig dropbear\n\toption PasswordAuth 'off'\n\nconfig dropbear\n\toption Port '23'\n\toption PasswordAuth 'off'\n"},
-		"no default file yet": {files{"usr/sbin/dropbear": "x", "etc/init.d/S50dropbear": script, "etc/default/x": ""}, "dropbear", "arguments", drop, "etc/default/dropbear", "DROPBEAR_ARGS=\"-s\"\n"},
-		"single quotes":       {files{"usr/sbin/dropbear": "x", "etc/init.d/S50dropbear": script, "etc/default/dropbear": "export DROPBEAR_ARGS='-BR' ; :\n"}, "dropbear", "arguments", drop, "etc/default/dropbear", "export DROPBEAR_ARGS=\"-s -R\" ; :\n"},
-		"no quotes":           {files{"usr/sbin/dropbear": "x", "etc/init.d/S50dropbear": script, "etc/default/dropbear": "DROPBEAR_ARGS=-B # x"}, "dropbear", "arguments", drop, "etc/default/dropbear", "DROPBEAR_ARGS=\"-s\" # x"},
-		"sshd before include": {files{"etc/ssh/sshd_config": "# c\n\nInclude sshd_config.d/*.conf\nUsePAM no\n"}, "sshd", "PasswordAuthentication", `{"one_of":["no"],"default":"yes","set":"no"}`, "etc/ssh/sshd_config", "# c\n\nPasswordAuthentication no\nInclude sshd_config.d/*.conf\nUsePAM no\n"},
-		"sshd in an include":  {files{"etc/ssh/sshd_config": "Include sshd_config.d/*.conf\n", "etc/ssh/sshd_config.d/a.conf": "  PasswordAuthentication yes # x\nX y\n"}, "sshd", "PasswordAuthentication", `{"one_of":["no"],"default":"yes","set":"no"}`, "etc/ssh/sshd_config.d/a.conf", "  PasswordAuthentication no\nX y\n"},
+		"uci":                 {withKey(files{"usr/sbin/dropbear": "x", "etc/config/dropbear": "# c\nconfig dropbear\n\toption PasswordAuth 'on'\n\nconfig dropbear\n\toption Port '23'\n"}), "dropbear", "arguments", drop, "etc/config/dropbear", "# c\nconfig dropbear\n\toption PasswordAuth 'off'\n\nconfig dropbear\n\toption Port '23'\n\toption PasswordAuth 'off'\n"},
+		"no default file yet": {withKey(files{"usr/sbin/dropbear": "x", "etc/init.d/S50dropbear": script, "etc/default/x": ""}), "dropbear", "arguments", drop, "etc/default/dropbear", "DROPBEAR_ARGS=\"-s\"\n"},
+		"single quotes":       {withKey(files{"usr/sbin/dropbear": "x", "etc/init.d/S50dropbear": script, "etc/default/dropbear": "export DROPBEAR_ARGS='-BR' ; :\n"}), "dropbear", "arguments", drop, "etc/default/dropbear", "export DROPBEAR_ARGS=\"-s -R\" ; :\n"},
+		"no quotes":           {withKey(files{"usr/sbin/dropbear": "x", "etc/init.d/S50dropbear": script, "etc/default/dropbear": "DROPBEAR_ARGS=-B # x"}), "dropbear", "arguments", drop, "etc/default/dropbear", "DROPBEAR_ARGS=\"-s\" # x"},
+		"sshd before include": {withKey(files{"etc/ssh/sshd_config": "# c\n\nInclude sshd_config.d/*.conf\nUsePAM no\n"}), "sshd", "PasswordAuthentication", `{"one_of":["no"],"default":"yes","set":"no"}`, "etc/ssh/sshd_config", "# c\n\nPasswordAuthentication no\nInclude sshd_config.d/*.conf\nUsePAM no\n"},
+		"sshd in an include":  {withKey(files{"etc/ssh/sshd_config": "Include sshd_config.d/*.conf\n", "etc/ssh/sshd_config.d/a.conf": "  PasswordAuthentication yes # x\nX y\n"}), "sshd", "PasswordAuthentication", `{"one_of":["no"],"default":"yes","set":"no"}`, "etc/ssh/sshd_config.d/a.conf", "  PasswordAuthentication no\nX y\n"},
 		"line in a section":   {files{"etc/a": "[x]\na=1\n\n[y]\nb=2\n"}, "file-line", "/etc/a", `{"key":"debug","sep":"=","section":"x","one_of":["0"],"set":"0"}`, "etc/a", "[x]\na=1\ndebug=0\n\n[y]\nb=2\n"},
 		"line new section":    {files{"etc/a": "a=1"}, "file-line", "/etc/a", `{"key":"debug","sep":" = ","section":"x","one_of":["0"],"set":"0"}`, "etc/a", "a=1\n[x]\ndebug = 0\n"},
 		"crlf stays":          {files{"etc/a": "debug = 1\r\nb=2\r\n"}, "file-line", "/etc/a", `{"key":"debug","sep":"=","one_of":["0"],"set":"0"}`, "etc/a", "debug = 0\r\nb=2\r\n"},

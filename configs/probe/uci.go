@@ -5,10 +5,8 @@ package probe
 import (
 	"bytes"
 	"context"
-	"errors"
-	"fmt"
-	"io/fs"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -96,19 +94,51 @@ func uciFlag(flag string) (option, value string, known bool) {
 	return "", "", false
 }
 
+// uciNumber says which option gives an option of dropbear with a number, and what the script gives without it.
+func uciNumber(option string) (name, unset string) {
+	switch option {
+	case "-T":
+		return "MaxAuthTries", "3"
+	case "-I":
+		return "IdleTimeout", ""
+	case "-K":
+		return "SSHKeepAlive", "300"
+	}
+	return "", ""
+}
+
 func uciOn(v string) bool {
 	return slices.Contains([]string{"1", "on", "true", "yes", "enabled"}, strings.ToLower(v))
 }
 
-// flags gives the flags that the section turns into.
-func (s uciSection) flags() map[string]bool {
-	out := map[string]bool{}
+// words gives the arguments that the section turns into.
+func (s uciSection) words() []string {
+	var out []string
 	for _, f := range []string{"-s", "-g", "-w", "-j", "-k", "-a"} {
 		option, value, _ := uciFlag(f)
 		o, set := s.options[option]
 		on := set && uciOn(o.value) || !set && f != "-a"
 		if on == (value == "on") {
-			out[f] = true
+			out = append(out, f)
+		}
+	}
+	for _, f := range []string{"-T", "-I", "-K"} {
+		name, value := uciNumber(f)
+		if o, set := s.options[name]; set {
+			value = o.value
+		}
+		if value != "" {
+			out = append(out, f, value)
+		}
+	}
+	port := "22"
+	if o, set := s.options["Port"]; set {
+		port = o.value
+	}
+	out = append(out, "-p", port)
+	for _, name := range []string{"Interface", "DirectInterface"} {
+		if o, set := s.options[name]; set && o.value != "" {
+			out = append(out, "-l", o.value)
 		}
 	}
 	return out
@@ -119,47 +149,24 @@ func (s uciSection) used() bool {
 	return s.kind == "dropbear" && (!set || uciOn(e.value))
 }
 
-// checkUCI judges OpenWrt's settings; ok is false on other systems.
-func (c dropbearCheck) checkUCI(ctx context.Context, h *Host, s dropbearSetup) (v Verdict, ok bool) {
-	data, err := h.Read(ctx, uciFile)
-	if errors.Is(err, fs.ErrNotExist) {
-		return v, false
-	}
-	if err != nil {
-		return unknown(err), true
-	}
-	var items []Item
-	n := 0
-	for _, sec := range parseUCI(data) {
-		if !sec.used() {
-			continue
-		}
-		n++
-		for _, why := range c.bad(sec.flags(), nil) {
-			items = append(items, Item{Subject: "dropbear", Where: at(uciFile, sec.line), Observed: "settings give " + why, Expected: c.expect()})
-		}
-	}
-	if n == 0 {
-		return notApplicable(uciFile + " starts no dropbear"), true
-	}
-	v = judged(items, fmt.Sprintf("%d dropbear sections, each as wanted", n), append(s.read, uciFile)...)
-	v.Implementation = "dropbear on OpenWrt"
-	return v, true
-}
-
 func (c dropbearCheck) fixUCI(ctx context.Context, h *Host) ([]Change, error) {
 	t, err := openText(ctx, h, uciFile)
 	if err != nil {
 		return nil, err
 	}
 	for _, sec := range slices.Backward(parseUCI(t.before)) { // backward, so that line numbers stay right
-		if !sec.used() {
+		if !sec.used() || len(c.bad(sec.words())) == 0 {
 			continue
 		}
-		have := sec.flags()
-		if len(c.bad(have, nil)) == 0 {
-			continue
+		set := func(option, value string) {
+			line := "\toption " + option + " '" + value + "'"
+			if o, ok := sec.options[option]; ok {
+				t.set(o.line, line)
+			} else {
+				t.insert(sec.end+1, line)
+			}
 		}
+		have, _ := dropbearOptions(sec.words())
 		for _, f := range slices.Concat(c.Set, c.All, c.Deny) {
 			option, value, known := uciFlag(f)
 			deny := slices.Contains(c.Deny, f)
@@ -170,12 +177,10 @@ func (c dropbearCheck) fixUCI(ctx context.Context, h *Host) ([]Change, error) {
 			if deny {
 				value = map[string]string{"on": "off", "off": "on"}[value]
 			}
-			line := "\toption " + option + " '" + value + "'"
-			if o, ok := sec.options[option]; ok {
-				t.set(o.line, line)
-			} else {
-				t.insert(sec.end+1, line)
-			}
+			set(option, value)
+		}
+		if name, _ := uciNumber(c.Option); name != "" && c.Value != 0 {
+			set(name, strconv.Itoa(c.Value))
 		}
 	}
 	return t.changes(true), nil

@@ -27,12 +27,46 @@ func accountDefects() []defect {
 // sshDefects are those of the SSH servers.
 func sshDefects() []defect {
 	return []defect{
-		{rules: []string{"ssh.dropbear-password", "ssh.dropbear-blank-password", "ssh.dropbear-forwarding"},
+		{rules: []string{"ssh.dropbear-password", "ssh.dropbear-blank-password", "ssh.dropbear-forwarding", "ssh.dropbear-limits", "ssh.listen"},
 			files: []file{{name: "etc/default/dropbear", mode: 0o644, text: "# arguments of the server\nDROPBEAR_ARGS=\"-RB -p 22\" # factory\n"}}},
-		{rules: []string{"ssh.sshd-root-login", "ssh.sshd-password", "ssh.sshd-empty-password"},
-			files: []file{{name: "etc/ssh/sshd_config", mode: 0o600, text: "# OpenSSH server\nPermitRootLogin yes\npermitemptypasswords=yes\nMatch Address 10.0.0.0/8\n\tPasswordAuthentication yes\n"}}},
+		{rules: []string{"ssh.dropbear-legacy"}, files: []file{{name: "usr/sbin/dropbear", mode: 0o755, text: "SSH-2.0-dropbear_2019.78\n"}}},
+		{rules: []string{"ssh.sshd-root-login", "ssh.sshd-password", "ssh.sshd-empty-password", "ssh.sshd-limits", "ssh.sshd-host-trust", "ssh.sshd-algorithms",
+			"ssh.sshd-forwarding", "ssh.sshd-environment", "ssh.config-private", "account.guess-damping"},
+			files: []file{{name: "etc/ssh/sshd_config", mode: 0o644, text: `# OpenSSH server
+PermitRootLogin yes
+permitemptypasswords=yes
+HostbasedAuthentication yes
+Ciphers aes256-ctr,aes128-cbc
+AcceptEnv LANG *
+Match Address 10.0.0.0/8
+	PasswordAuthentication yes
+`}}},
+		{rules: []string{"ssh.config-owner"}, files: []file{{name: "etc/ssh/sshd_config.d/", mode: 0o757}}},
+		{rules: []string{"ssh.host-key-modes", "key.ssh-host"}, files: []file{{name: "etc/dropbear/dropbear_ed25519_host_key", mode: 0o644, text: strings.Repeat("k", 83)}}},
+		{rules: []string{"ssh.key-paths"}, files: []file{{name: "home/admin/.ssh/", mode: 0o757}}},
 		// It is admin's last way in when the passwords are locked.
 		{rules: []string{"ssh.authorized-keys"}, files: []file{{name: "home/admin/.ssh/authorized_keys", mode: 0o600,
 			text: "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKcqyw8kRq0nqDJjWSYP1V1xyNbL3xyo9pAdUo0ITkBE maker@example.com\n"}}},
+	}
+}
+
+// loginSkeleton are the programs, and the settings that a safe system has of the SSH servers.
+func loginSkeleton() []file {
+	return []file{
+		{name: "usr/sbin/dropbear", mode: 0o755, text: "SSH-2.0-dropbear_2022.83\n"}, {name: "usr/sbin/sshd", mode: 0o755, text: "OpenSSH_9.2p1\n"},
+		{name: "etc/default/dropbear", mode: 0o644, text: "# arguments of the server\nDROPBEAR_ARGS=\"-R -s -jk -T 3 -I 600 -p 192.168.1.1:22\"\n"},
+		{name: "etc/ssh/sshd_config", mode: 0o600, text: `# OpenSSH server
+ListenAddress 192.168.1.1
+PermitRootLogin prohibit-password
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+#PermitEmptyPasswords yes
+MaxAuthTries 3
+LoginGraceTime 30s
+MaxStartups 5:30:20
+ClientAliveInterval 5m
+DisableForwarding yes
+AcceptEnv LANG LC_*
+`},
 	}
 }

@@ -28,7 +28,6 @@ func defects(key string) []defect {
 		{rules: []string{"file.setuid"}, files: []file{{name: "usr/bin/helper", mode: 0o755 | fs.ModeSetuid, text: "helper\n"}}},
 		{rules: []string{"file.start-scripts"}, files: []file{{name: "etc/init.d/S90app", mode: 0o777, text: "#!/bin/sh\n/usr/bin/app &\n"}}},
 		{rules: []string{"key.private"}, files: []file{{name: "www/server.key", mode: 0o644, text: key}}},
-		{rules: []string{"key.ssh-host"}, files: []file{{name: "etc/dropbear/dropbear_ed25519_host_key", mode: 0o600, text: strings.Repeat("k", 83)}}},
 		{rules: []string{"mount.tmp"}, files: []file{{name: "etc/fstab", mode: 0o644, text: strings.Replace(fstab, "nosuid,nodev,noexec,mode", "suid,mode", 1)}}},
 		{files: []file{{name: "etc/sysctl.conf", mode: 0o644, text: "# kernel\nkernel.kptr_restrict = 0\nkernel.randomize_va_space=0\nfs.suid_dumpable = 2"}}},
 	})

@@ -87,8 +87,8 @@ func skeleton() []file {
 	out := []file{
 		{name: "./", mode: 0o755}, {name: "etc/", mode: 0o755}, {name: "etc/init.d/", mode: 0o755}, {name: "root/", mode: 0o700}, {name: "home/admin/", mode: 0o755},
 		{name: "tmp/", mode: 0o755 | fs.ModeSticky}, {name: "dev/", mode: 0o755}, {name: "var/log/", mode: 0o755}, {name: "www/", mode: 0o755},
-		{name: "bin/busybox", mode: 0o755, text: "busybox\n"}, {name: "usr/sbin/dropbear", mode: 0o755, text: "dropbear\n"},
-		{name: "usr/sbin/sshd", mode: 0o755, text: "sshd\n"}, {name: "usr/bin/app", mode: 0o755, text: "app\n"},
+		{name: "bin/busybox", mode: 0o755, text: "busybox\n"},
+		{name: "usr/bin/app", mode: 0o755, text: "app\n"},
 		{name: "etc/os-release", mode: 0o644, text: "NAME=Buildroot\nID=buildroot\nVERSION_ID=2024.02\n"},
 		{name: "etc/passwd", mode: 0o644, text: passwd}, {name: "etc/group", mode: 0o644, text: "root:x:0:\ndaemon:x:1:\nwww-data:x:33:\nadmin:x:1000:\n"},
 		{name: "etc/shadow", mode: 0o600, text: shadow}, {name: "etc/inittab", mode: 0o644, text: inittab},
@@ -96,8 +96,7 @@ func skeleton() []file {
 		{name: "etc/init.d/rcS", mode: 0o755, text: "#!/bin/sh\nfor i in /etc/init.d/S??*; do [ -x \"$i\" ] && \"$i\" start; done\n"},
 		{name: "etc/init.d/S50dropbear", mode: 0o755, text: startDropbear},
 		{name: "etc/init.d/S90app", mode: 0o755, text: "#!/bin/sh\n# telnetd used to be started here\nkillall telnetd 2>/dev/null\n/usr/bin/app &\n"},
-		{name: "etc/default/dropbear", mode: 0o644, text: "# arguments of the server\nDROPBEAR_ARGS=\"-R -s -jk\"\n"},
-		{name: "etc/ssh/sshd_config", mode: 0o600, text: sshd}, {name: "etc/snmp/snmpd.conf", mode: 0o600, text: "# rocommunity public\nrocommunity Kq7pUe2x 127.0.0.1\n"},
+		{name: "etc/snmp/snmpd.conf", mode: 0o600, text: "# rocommunity public\nrocommunity Kq7pUe2x 127.0.0.1\n"},
 		{name: "etc/fstab", mode: 0o644, text: fstab},
 		{name: "etc/sysctl.conf", mode: 0o644, text: "# kernel\nkernel.kptr_restrict = 2\nkernel.dmesg_restrict=1\nfs.suid_dumpable = 0\n"},
 		{name: "usr/bin/gen-cert.sh", mode: 0o755, text: "#!/bin/sh\ngrep -q -- '-----BEGIN PRIVATE KEY-----' \"$1\" || exit 1\n"},
@@ -107,6 +106,7 @@ func skeleton() []file {
 	}
 	out = append(out, file{name: "sbin/init", link: "/bin/busybox"}, file{name: "var/run", link: "/run"}, file{name: "run/", mode: 0o755})
 	out = append(out, kernelSkeleton()...)
+	out = append(out, loginSkeleton()...)
 	return out
 }
 
@@ -140,12 +140,6 @@ case "$1" in
 start) start-stop-daemon -S -q -p /var/run/dropbear.pid --exec /usr/sbin/dropbear -- $DROPBEAR_ARGS ;;
 stop) start-stop-daemon --stop -q -p /var/run/dropbear.pid ;;
 esac
-`
-	sshd = `# OpenSSH server
-PermitRootLogin prohibit-password
-PasswordAuthentication no
-KbdInteractiveAuthentication no
-#PermitEmptyPasswords yes
 `
 	fstab = `# device	mount	type	options	dump pass
 proc	/proc	proc	defaults,nosuid,nodev,noexec	0	0
