@@ -44,9 +44,10 @@ test: ## install what the tests need, then run all of them
 	$(MAKE) --no-print-directory interop conformance-client demo demo-mosquitto arch
 
 .PHONY: interop
-interop: ## against other people's code, in modules of their own: the real sigstore, another EST client and server
+interop: ## against other people's code, in modules of their own: the real sigstore, another EST client and server, validators of SARIF and JSON schema
 	cd third_party/sigstore/interop && GOFLAGS=-mod=mod go test ./...
 	cd identity/est/interop && GOFLAGS=-mod=mod go test ./...
+	cd configs/scan/interop && GOFLAGS=-mod=mod go test ./...
 
 .PHONY: arch
 arch: ## the device packages' tests as arm v7, mips (big endian) and mipsle programs under emulation

@@ -25,7 +25,6 @@ need fdisk "sfdisk makes partition tables to choose from" /sbin/sfdisk
 need cpio "makes an initramfs" /usr/bin/cpio
 need xz-utils "compresses archives" /usr/bin/xz
 need bzip2 "the same" /usr/bin/bzip2
-need libxml2-utils "xmllint checks the JUnit report against a schema" /usr/bin/xmllint
 ((${#missing[@]})) || exit 0
 
 sudo=()

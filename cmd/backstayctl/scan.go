@@ -202,7 +202,11 @@ func (j *scanJob) print(env *cli.Env, r *scan.Result) error {
 			return err
 		}
 	}
-	failed := cli.Findings(fmt.Sprintf("%d problems are open", r.Failing), "fix the image; or accept what is old: backstayctl scan --write-baseline FILE "+r.Image)
+	many := fmt.Sprintf("%d problems are open", r.Failing)
+	if r.Failing == 1 {
+		many = "1 problem is open"
+	}
+	failed := cli.Findings(many, "fix the image; or accept what is old: backstayctl scan --write-baseline FILE "+r.Image)
 	switch {
 	case j.sarif == "-" || j.junit == "-":
 	case env.JSON:

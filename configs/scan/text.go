@@ -39,7 +39,7 @@ var severities = []configs.Severity{configs.Low, configs.Medium, configs.High, c
 func (r *Result) writeSeverity(b *strings.Builder, s configs.Severity) {
 	last := ""
 	for _, p := range r.Problems {
-		if p.State != StateOpen || p.Severity != s {
+		if p.State != StateOpen || p.Severity != s || p.Result == configs.Unknown {
 			continue
 		}
 		if last == "" {
@@ -70,6 +70,9 @@ func (r *Result) writeHint(b *strings.Builder, id string) {
 		if f.Rule != id {
 			continue
 		}
+		if f.Reason != "" {
+			fmt.Fprintf(b, "    not fixed: %s\n", printableLine(f.Reason))
+		}
 		for _, c := range f.Changes {
 			fmt.Fprintf(b, "    change: %s %s\n", c.Op, printable(c.Path))
 			for line := range strings.Lines(c.Diff) {
@@ -96,8 +99,15 @@ func (p Problem) Line1() string {
 	return fmt.Sprintf("%s: %s; wanted: %s", at, p.Observed, p.Expected)
 }
 
-// writeQuiet writes what is accepted, a line each.
+// writeQuiet writes what could not be judged and what is accepted, a line each.
 func (r *Result) writeQuiet(b *strings.Builder) {
+	head := "\nNOT JUDGED: give the image what decides it, or accept it\n"
+	for _, p := range r.Problems {
+		if p.State == StateOpen && p.Result == configs.Unknown {
+			fmt.Fprintf(b, "%s  %s %s: %s\n", head, p.Severity, p.Rule, printableLine(p.Observed))
+			head = ""
+		}
+	}
 	for _, s := range []State{StateWaived, StateKnown} {
 		head := "\n" + strings.ToUpper(string(s)) + "\n"
 		for _, p := range r.Problems {
@@ -128,8 +138,10 @@ func (r *Result) Summary() string {
 	c := r.Report.Counts
 	out := fmt.Sprintf("%d problems, %d waived, %d known; rules: %d pass, %d fail, %d unknown, %d do not apply",
 		n[StateOpen], n[StateWaived], n[StateKnown], c[configs.Pass], c[configs.Fail], c[configs.Unknown], c[configs.NotApplicable])
-	if c[configs.Fixed] > 0 {
-		out += fmt.Sprintf(", %d fixed", c[configs.Fixed])
+	for _, res := range []configs.Result{configs.Fixed, configs.RebootNeeded, configs.FixFailed, configs.Contested, configs.Reverted} {
+		if c[res] > 0 {
+			out += fmt.Sprintf(", %d %s", c[res], res)
+		}
 	}
 	return out
 }
