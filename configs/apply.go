@@ -224,7 +224,12 @@ func (a *apply) mend(rule Rule, f *Finding) error {
 		errs = append(errs, err)
 		for _, c := range plan {
 			f.Changes = append(f.Changes, Planned{Op: string(c.Op), Path: c.Path, Diff: diffOf(c)})
-			if err := a.carryOut(ctx, rule, c); err != nil {
+			err := a.carryOut(ctx, rule, c)
+			if errors.Is(err, probe.ErrStillRuns) { // the other changes are good all the same
+				errs = append(errs, err)
+				continue
+			}
+			if err != nil {
 				return err
 			}
 			if c.NextStart {
@@ -270,6 +275,9 @@ func (a *apply) prove(rule Rule, f *Finding, fixErr error) {
 	after := a.find(rule)
 	after.Changes = f.Changes
 	switch {
+	case errors.Is(fixErr, probe.ErrStillRuns) && !errors.Is(fixErr, probe.ErrNoFix):
+		after.Result, after.Reason = RebootNeeded, fixErr.Error()
+		a.mem.rebootAfter(rule.ID, a.bootID())
 	case after.Result == Fail || after.Result == Unknown:
 		why := "the fix did not help"
 		if fixErr != nil {

@@ -18,10 +18,16 @@ const (
 
 // diffOf shows a change as people read it. Secrets are masked, so the text may go into a log or a terminal.
 func diffOf(c probe.Change) string {
-	name := strings.Trim(strconv.QuoteToASCII(c.Path), `"`)
+	name := quoted(c.Path)
 	switch c.Op {
 	case probe.Chmod:
 		return fmt.Sprintf("mode %s: %s -> %s\n", name, probe.OctalMode(c.OldMode), probe.OctalMode(c.Mode))
+	case probe.Unlink:
+		return fmt.Sprintf("unlink %s, which says %s\n", name, quoted(string(c.Before)))
+	case probe.Symlink:
+		return fmt.Sprintf("link %s -> %s\n", name, quoted(string(c.After)))
+	case probe.Signal:
+		return fmt.Sprintf("signal %s to %s, process %d\n", c.To.Name, quoted(c.To.Exe), c.To.PID)
 	case probe.Create:
 		return "--- /dev/null\n+++ " + name + "\n" + hunks(nil, lines(c.After, c.Redact))
 	case probe.Remove:
@@ -30,6 +36,9 @@ func diffOf(c probe.Change) string {
 		return "--- " + name + "\n+++ " + name + "\n" + hunks(lines(c.Before, c.Redact), lines(c.After, c.Redact))
 	}
 }
+
+// quoted is a name that can go into one line.
+func quoted(s string) string { return strings.Trim(strconv.QuoteToASCII(s), `"`) }
 
 // lines splits text; control characters are quoted so that a hostile file cannot drive a terminal.
 func lines(data []byte, redact func(string) string) []string {

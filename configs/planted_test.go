@@ -170,12 +170,15 @@ func TestPlantedIsFoundAndItsTwinIsClean(t *testing.T) {
 func TestEveryBaseRuleIsPlanted(t *testing.T) {
 	_, planted := plant(t)
 	for _, r := range load(t, "base").Rules {
+		if r.Applies != nil && r.Applies.Live != nil && *r.Applies.Live {
+			continue // a tree has no processes
+		}
 		if !slices.Contains(planted, r.ID) {
 			t.Errorf("no defect is planted for %s", r.ID)
 		}
 	}
-	all := load(t, configs.RuleSets()...)
-	for _, p := range configs.Profiles() {
+	var all configs.Policy
+	for _, p := range slices.Concat(configs.RuleSets(), configs.Profiles()) {
 		all.Rules = append(all.Rules, load(t, p).Rules...)
 	}
 	for _, id := range planted {

@@ -109,7 +109,7 @@ func (rec *record) rehearse(ctx context.Context, h *probe.Host, first int) error
 			return err
 		}
 		inv := c.Inverse()
-		if c.OneWay || h.Holds(ctx, inv) {
+		if !c.Undoable() || h.Holds(ctx, inv) {
 			continue
 		}
 		if !h.Ready(ctx, inv) {
@@ -138,8 +138,8 @@ func (rec *record) back(ctx context.Context, h *probe.Host, first, last int) ([]
 			return done, err
 		}
 		inv := c.Inverse()
-		if c.OneWay {
-			continue // the kernel refuses; a restart takes it back
+		if !c.Undoable() {
+			continue // the kernel refuses, a restart takes it back; or a process got a signal
 		}
 		if h.Holds(ctx, inv) {
 			continue // recorded, but the power went before it was made, or before an earlier undo ended

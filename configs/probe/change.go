@@ -16,22 +16,27 @@ import (
 // Op is what a change does to one path.
 type Op string
 
-// The operations. Each has an inverse, so that whatever was applied can be undone.
+// The operations. Each but Signal has an inverse, so that whatever was applied can be undone.
 const (
 	Edit   Op = "edit"   // replace the bytes of a file; owner, mode and attributes stay
 	Create Op = "create" // make a file that was not there, owned by root, with Mode
 	Remove Op = "remove" // take a file away
 	Chmod  Op = "chmod"  // set permission, setuid, setgid and sticky bits
 	Kernel Op = "kernel" // write a value below /proc/sys, in place
+
+	Unlink  Op = "unlink"  // take away the symbolic link that says Before
+	Symlink Op = "symlink" // make a symbolic link that says After, where nothing is
+	Signal  Op = "signal"  // tell a running process to end or to read its files again; it has no inverse
 )
 
 // Change is one planned write. Path is resolved: absolute inside the root and without links.
 type Change struct {
 	Op            Op
 	Path          string
-	Before, After []byte      // Edit, Create, Remove, Kernel
+	Before, After []byte      // Edit, Create, Remove, Kernel; Unlink, Symlink: the text of the link
 	OldMode, Mode fs.FileMode // Chmod: both; Create: Mode; Remove: OldMode
 	UID, GID      uint32      // Remove: whose file it was, for the inverse
+	To            *Target     `json:",omitempty"` // Signal: which process
 	NextStart     bool        // a running program keeps the old setting until it is started again
 	OneWay        bool        `json:",omitempty"` // Kernel: it cannot be taken back before a restart, which takes it back by itself
 
@@ -54,9 +59,17 @@ func (c Change) Inverse() Change {
 		n.Op, n.OldMode, n.Mode = Remove, c.Mode, c.Mode
 	case Remove:
 		n.Op, n.OldMode, n.Mode = Create, c.OldMode, c.OldMode
+	case Unlink:
+		n.Op = Symlink
+	case Symlink:
+		n.Op = Unlink
 	}
 	return n
 }
+
+// Undoable reports whether c can be taken back before a restart. What a signal ended is started again by whoever started it, after the files
+// are as they were.
+func (c Change) Undoable() bool { return c.Op != Signal && !c.OneWay }
 
 // Apply carries out c. A file is replaced by a synced copy under a temporary name in its own directory, renamed over it,
 // and the directory is synced, so a power cut leaves the old or the new bytes and a nil error means that they are on disk.
@@ -70,6 +83,18 @@ func (h *Host) Apply(ctx context.Context, c Change) error {
 		return fmt.Errorf("%s %s: an image is read only", c.Op, printable(c.Path))
 	}
 	defer h.Forget(c.Path)
+	if c.Op == Signal {
+		if err := h.signal(ctx, c); err != nil {
+			return fmt.Errorf("%s %s: %w", c.Op, printable(c.Path), err)
+		}
+		return nil
+	}
+	if c.Op == Unlink || c.Op == Symlink {
+		if err := h.link(c); err != nil {
+			return fmt.Errorf("%s %s: %w", c.Op, printable(c.Path), err)
+		}
+		return nil
+	}
 	if p, err := h.Resolve(c.Path); p != c.Path {
 		return fmt.Errorf("%s %s: %w", c.Op, printable(c.Path), errors.Join(ErrChanged, err))
 	}

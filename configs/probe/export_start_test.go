@@ -65,3 +65,12 @@ func Listeners(h *Host) (list []string, err error) {
 	}
 	return list, f.err
 }
+
+// TargetOf names a process for a signal; the zero Target when there is none.
+func TargetOf(h *Host, pid int) Target {
+	p, err := h.process(pid)
+	if err != nil || p.zombie {
+		return Target{}
+	}
+	return *signalTo(p, "TERM").To
+}

@@ -151,10 +151,10 @@ func (h *Host) Resolve(name string) (string, error) {
 			continue
 		}
 		at := strings.Join(append(done, el), "/")
-		fi, err := h.tree.Lstat(at)
+		fi, err := h.lstat(at)
 		if err != nil {
 			h.note("/" + at)
-			if o, ok := h.over["/"+at]; ok && !o.gone && onlyDots(rest) {
+			if o, ok := h.over["/"+at]; ok && !o.gone && o.link == "" && onlyDots(rest) {
 				return "/" + at, nil
 			}
 			if errors.Is(err, fs.ErrNotExist) && onlyDots(rest) {
@@ -170,7 +170,7 @@ func (h *Host) Resolve(name string) (string, error) {
 		if links++; links > maxLinks {
 			return "", fmt.Errorf("%s: %w", printable(name), ErrLoop)
 		}
-		to, err := h.tree.ReadLink(at)
+		to, err := h.readLink(at)
 		if err != nil {
 			return "", fmt.Errorf("%s: %w", printable(name), cause(err))
 		}

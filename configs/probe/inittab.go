@@ -4,9 +4,7 @@ package probe
 
 import (
 	"bytes"
-	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"path"
 	"slices"
@@ -80,45 +78,6 @@ func commands(line string) [][]string {
 	return out
 }
 
-// startProgram wants init and the start scripts not to run some programs.
-type startProgram struct {
-	Deny []string `json:"deny"`
-}
-
-func inittabKind() Kind {
-	return Kind{
-		Name: "start-program", Target: `"init": /etc/inittab, rc.local and the scripts in init.d, rc.d and rcS.d`,
-		Want: `{"deny": [program names]}, required`,
-		Fix:  "put the line of inittab out of use; take the execute bits of a script named after the program",
-		New: func(target string, want []byte) (Check, error) {
-			var c startProgram
-			if err := decodeWant(want, &c); err != nil {
-				return nil, err
-			}
-			if target != "init" {
-				return nil, errors.New(`target: want "init"`)
-			}
-			if len(c.Deny) == 0 {
-				return nil, errors.New("want.deny: name at least one program")
-			}
-			return c, nil
-		},
-	}
-}
-
-func (c startProgram) Claims() []string { return prefixed("start:", c.Deny) }
-
-func (c startProgram) Tightens(old Check) error {
-	o, ok := old.(startProgram)
-	if !ok {
-		return errors.New("another kind")
-	}
-	if p, ok := subset(o.Deny, c.Deny); !ok {
-		return fmt.Errorf("%s is missing", p)
-	}
-	return nil
-}
-
 // scripts lists the start scripts, links resolved, each once.
 func scripts(h *Host) ([]Info, error) {
 	var out []Info
@@ -146,36 +105,4 @@ func scripts(h *Host) ([]Info, error) {
 		}
 	}
 	return out, nil
-}
-
-func (c startProgram) find(ctx context.Context, h *Host) (*startFacts, []start) {
-	f := h.starts(ctx)
-	// What a super-server offers is kind inetd's.
-	return f, slices.DeleteFunc(f.on(c.Deny...), func(s start) bool { return s.source == "inetd" || s.source == "xinetd" })
-}
-
-func (c startProgram) Check(ctx context.Context, h *Host) Verdict {
-	f, found := c.find(ctx, h)
-	if err := f.err(); err != nil && len(found) == 0 {
-		return unknown(err)
-	}
-	var items []Item
-	for _, s := range found {
-		obs := "starts " + s.program()
-		if strings.Contains(s.program(), "telnet") {
-			obs += ", a login in clear text"
-		}
-		items = append(items, Item{Subject: s.program(), Where: s.where(), Observed: obs, Expected: "not started"})
-	}
-	return judged(items, fmt.Sprintf("%d start files, none runs %s", len(f.read), strings.Join(c.Deny, ", ")), f.evidence()...)
-}
-
-func (c startProgram) Fix(ctx context.Context, h *Host, want func(string) bool) ([]Change, error) {
-	f, found := c.find(ctx, h)
-	found = slices.DeleteFunc(found, func(s start) bool { return !want(s.program()) })
-	out, err := neutralise(ctx, h, found)
-	if len(found) == 0 {
-		err = f.err()
-	}
-	return out, err
 }

@@ -15,6 +15,7 @@ type planned struct {
 	data []byte
 	gone bool
 	mode *fs.FileMode
+	link string // what a link says that is not there yet
 }
 
 // Pretend makes later reads see c as if it had been applied, without writing. A dry run is a run on pretended changes.
@@ -27,8 +28,12 @@ func (h *Host) Pretend(c Change) {
 	case Chmod:
 		mode := c.Mode
 		o.mode = &mode
-	case Remove:
+	case Signal:
+		return // processes are as they are until it is sent
+	case Remove, Unlink:
 		o = planned{gone: true}
+	case Symlink:
+		o = planned{link: string(c.After)}
 	case Create:
 		mode := c.Mode
 		o = planned{data: c.After, mode: &mode}
@@ -61,6 +66,12 @@ func (h *Host) pretended(in Info) (Info, error) {
 func (h *Host) Ready(ctx context.Context, c Change) bool {
 	in, err := h.Stat(c.Path)
 	switch c.Op {
+	case Signal:
+		return true
+	case Unlink:
+		return h.linkTo(c.Path) == string(c.Before)
+	case Symlink:
+		return h.nothingAt(c.Path)
 	case Create:
 		return errors.Is(err, fs.ErrNotExist)
 	case Chmod:
@@ -74,6 +85,12 @@ func (h *Host) Ready(ctx context.Context, c Change) bool {
 func (h *Host) Holds(ctx context.Context, c Change) bool {
 	in, err := h.Stat(c.Path)
 	switch c.Op {
+	case Signal:
+		return false
+	case Unlink:
+		return h.nothingAt(c.Path)
+	case Symlink:
+		return h.linkTo(c.Path) == string(c.After)
 	case Remove:
 		return errors.Is(err, fs.ErrNotExist)
 	case Chmod:

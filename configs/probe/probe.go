@@ -113,7 +113,7 @@ func Kinds() []Kind {
 		sshdKind(), dropbearKind(), authorizedKeysKind(), keyPathsKind(), sshListenKind(), programVersionKind(),
 
 		// services and how they start
-		inittabKind(), inetdKind(),
+		inittabKind(), inetdKind(), listenersKind(), settingKind(), snmpKind(), mosquittoKind(), exportsKind(), webKind(),
 
 		// consoles, boot chain, kernel
 		consoleKind(),

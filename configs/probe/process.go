@@ -33,6 +33,7 @@ type process struct {
 	exe       string   // file of the program; "" for a kernel thread, or when it may not be read
 	deleted   bool     // the file is no longer there
 	uid       uint32   // effective
+	zombie    bool     // it ended and its parent has not noticed
 	started   uint64   // clock ticks after boot: with the pid it names a process for good
 }
 
@@ -97,10 +98,10 @@ func (h *Host) readProcesses(ctx context.Context) *processFacts {
 			return f
 		}
 		p, err := h.process(pid)
-		if errors.Is(err, fs.ErrNotExist) || err != nil && p.pid == 0 {
+		if p.pid == 0 {
 			continue // gone since the directory was read
 		}
-		if err != nil {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			f.hidden++
 		}
 		f.list = append(f.list, p)
@@ -171,7 +172,7 @@ func parseStat(data []byte) (process, error) {
 	if err != nil {
 		return process{}, bad
 	}
-	return process{pid: pid, ppid: ppid, name: s[i+1 : j], started: started}, nil
+	return process{pid: pid, ppid: ppid, name: s[i+1 : j], started: started, zombie: f[0] == "Z" || f[0] == "X"}, nil
 }
 
 // number reads a pid or descriptor: digits only.

@@ -24,7 +24,7 @@ const (
 
 // start is one command that the system runs by itself, or would run if it were enabled.
 type start struct {
-	source  string   // inittab, script, systemd, inetd, xinetd, run, openrc, cron, profile, hook
+	source  string   // inittab, script, systemd, inetd, xinetd, run, openrc, cron, periodic, profile, hook
 	file    string   // where the command is written, resolved
 	line    int      // 0 when the file has no line of its own for it
 	entry   string   // what brings it about: the link or script in rc.d, the unit, the run directory; resolved up to the last element
@@ -55,12 +55,13 @@ func (s start) where() string {
 
 // startFacts is everything that the system starts by itself.
 type startFacts struct {
-	list  []start
-	read  []string // files that were read, for evidence
-	boot  int      // how many of them say what runs when the system comes up; 0: how it starts is not known
-	units map[string]unit
-	super []superService
-	errs  []error // what could not be read: whoever found nothing does not know
+	list   []start
+	read   []string // files that were read, for evidence
+	boot   int      // how many of them say what runs when the system comes up; 0: how it starts is not known
+	looked []string // directories and files that were looked at
+	units  map[string]unit
+	super  []superService
+	errs   []error // what could not be read: whoever found nothing does not know
 }
 
 // err joins what could not be read and whether anything was found that starts the system.
@@ -98,6 +99,9 @@ func (h *Host) starts(ctx context.Context) *startFacts {
 			return c.f // not complete: the next caller may have more time
 		}
 		h.started = c.f
+	}
+	for _, p := range h.started.looked { // a rule that comes later depends on them, too
+		h.note(p)
 	}
 	return h.started
 }
@@ -151,11 +155,15 @@ func (c *startReader) file(name string) (data []byte, resolved string, ok bool) 
 		return nil, "", false
 	}
 	c.f.read = append(c.f.read, printable(in.Path))
+	c.f.looked = append(c.f.looked, in.Path)
 	return data, in.Path, true
 }
 
 // names lists a directory; nothing when it is not there.
 func (c *startReader) names(dir string) []string {
+	if p, err := c.h.Resolve(dir); err == nil {
+		c.f.looked = append(c.f.looked, p)
+	}
 	names, err := c.h.Names(dir, maxStartFiles)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && c.h.isDir(dir) {
 		c.fail(err)
@@ -181,15 +189,6 @@ func (h *Host) entryPath(name string) string {
 		return name
 	}
 	return path.Join(dir, path.Base(name))
-}
-
-// linkTo is the text of a link in the last element, "" when it is none.
-func (h *Host) linkTo(name string) string {
-	to, err := h.tree.ReadLink(rel(h.entryPath(name)))
-	if err != nil {
-		return ""
-	}
-	return to
 }
 
 // isScript looks at the first bytes: text for a shell begins with "#!" and the name of one.

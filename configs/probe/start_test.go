@@ -111,7 +111,7 @@ func TestStarts(t *testing.T) {
 		"openrc": {files{"etc/runlevels/default/a": "-> /etc/init.d/a", "etc/init.d/a": "#!/sbin/openrc-run\ncommand=/usr/sbin/a\ncommand_args=\"-x ${A_OPTS}\"\n", "etc/conf.d/a": "A_OPTS=\"-y\"\n", "etc/init.d/b": "#!/sbin/openrc-run\ncommand=/b\n"},
 			[]string{"openrc /etc/init.d/a:2 /usr/sbin/a -x -y"}},
 		"cron": {files{"etc/crontab": "SHELL=/bin/sh\n*/5 * * * * root a -x\n", "etc/crontabs/app": "@reboot b\n0 0 * * * c%in\n# 0 0 * * * d\n", "etc/cron.d/x.bak": "* * * * * root e\n", "etc/cron.daily/f": "#!/bin/sh\nf\n", "etc/inittab": ""},
-			[]string{"cron /etc/crontab:2 a -x as root", "cron /etc/crontabs/app:1 b as app", "cron /etc/crontabs/app:2 c as app", "cron /etc/cron.daily/f:2 f"}},
+			[]string{"cron /etc/crontab:2 a -x as root", "cron /etc/crontabs/app:1 b as app", "cron /etc/crontabs/app:2 c as app", "periodic /etc/cron.daily/f:2 f"}},
 		"profile and hooks": {files{"etc/profile": "a\n", "etc/profile.d/x.sh": "b\n", "etc/hotplug.d/iface/10-x": "c\n", "etc/network/interfaces": "iface eth0 inet dhcp\n\tup d -x\n\tdown e\n", "etc/inittab": ""},
 			[]string{"profile /etc/profile:1 a", "profile /etc/profile.d/x.sh:1 b", "hook /etc/hotplug.d/iface/10-x:1 c", "hook /etc/network/interfaces:2 d -x"}},
 	} {

@@ -140,7 +140,7 @@ func (c *startReader) cron() {
 	}
 	for _, dir := range []string{"/etc/cron.hourly", "/etc/cron.daily", "/etc/cron.weekly", "/etc/cron.monthly",
 		"/etc/periodic/15min", "/etc/periodic/hourly", "/etc/periodic/daily", "/etc/periodic/weekly", "/etc/periodic/monthly"} {
-		c.each("cron", dir, func(n string) bool { return !strings.Contains(n, ".") || strings.HasPrefix(dir, "/etc/periodic") })
+		c.each("periodic", dir, func(n string) bool { return !strings.Contains(n, ".") || strings.HasPrefix(dir, "/etc/periodic") })
 	}
 }
 

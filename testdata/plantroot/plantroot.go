@@ -96,7 +96,6 @@ func skeleton() []file {
 		{name: "etc/init.d/rcS", mode: 0o755, text: "#!/bin/sh\nfor i in /etc/init.d/S??*; do [ -x \"$i\" ] && \"$i\" start; done\n"},
 		{name: "etc/init.d/S50dropbear", mode: 0o755, text: startDropbear},
 		{name: "etc/init.d/S90app", mode: 0o755, text: "#!/bin/sh\n# telnetd used to be started here\nkillall telnetd 2>/dev/null\n/usr/bin/app &\n"},
-		{name: "etc/snmp/snmpd.conf", mode: 0o600, text: "# rocommunity public\nrocommunity Kq7pUe2x 127.0.0.1\n"},
 		{name: "etc/fstab", mode: 0o644, text: fstab},
 		{name: "etc/sysctl.conf", mode: 0o644, text: "# kernel\nkernel.kptr_restrict = 2\nkernel.dmesg_restrict=1\nfs.suid_dumpable = 0\n"},
 		{name: "usr/bin/gen-cert.sh", mode: 0o755, text: "#!/bin/sh\ngrep -q -- '-----BEGIN PRIVATE KEY-----' \"$1\" || exit 1\n"},
@@ -107,6 +106,7 @@ func skeleton() []file {
 	out = append(out, file{name: "sbin/init", link: "/bin/busybox"}, file{name: "var/run", link: "/run"}, file{name: "run/", mode: 0o755})
 	out = append(out, kernelSkeleton()...)
 	out = append(out, loginSkeleton()...)
+	out = append(out, serviceSkeleton()...)
 	return out
 }
 
