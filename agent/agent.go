@@ -52,6 +52,7 @@ type agent struct {
 
 	updater *updater      // nil when the configuration has no update section, or it cannot start
 	guard   *guard        // nil when no baseline applies
+	policy  *policies     // beside guard; without a client when there is no repository
 	shipper *ship.Shipper // nil when records stay on the device
 
 	owned        gate          // opened once the device has a certificate
@@ -158,6 +159,9 @@ func (a *agent) serve(ctx context.Context, socket net.Listener, notify notifier)
 	run(func(ctx context.Context) error { a.heartbeat(ctx, notify); return nil })
 	if a.guard != nil {
 		run(func(ctx context.Context) error { a.guard.keep(ctx); return nil })
+	}
+	if a.policy != nil && a.policy.client != nil {
+		run(func(ctx context.Context) error { a.policy.run(ctx, a.owned); return nil })
 	}
 	if a.shipper != nil {
 		run(func(ctx context.Context) error {

@@ -71,6 +71,31 @@ func (g *guard) apply(ctx context.Context, rules []string, dryRun bool) (configs
 	return r, err
 }
 
+// adopt replaces the policy, runs it, and calls commit when the run went through; otherwise the policy before stays in force.
+// What the run has repaired by then stays repaired: a policy is never looser than the floor it was made for.
+func (g *guard) adopt(ctx context.Context, p configs.Policy, commit func() error) (configs.Report, error) {
+	g.run.Lock()
+	defer g.run.Unlock()
+	old := g.engine.Policy
+	g.engine.Policy = p
+	var r configs.Report
+	var err error
+	if g.enforce {
+		r, err = g.engine.Apply(ctx, nil, false)
+	} else {
+		r, err = g.engine.Check(ctx)
+	}
+	if err == nil {
+		err = commit()
+	}
+	if err != nil {
+		g.engine.Policy = old
+		return r, err
+	}
+	g.note(r)
+	return r, nil
+}
+
 func (g *guard) undo(ctx context.Context) ([]configs.Planned, error) {
 	g.run.Lock()
 	defer g.run.Unlock()

@@ -37,6 +37,14 @@ func (a *agent) keepIdentity(ctx context.Context) {
 	}
 }
 
+// looked is told how each look for a release ended. What it verified may hold a newer configuration policy.
+func (a *agent) looked(err error) {
+	a.certificateUsed(err)
+	if a.policy != nil {
+		kick(a.policy.wake)
+	}
+}
+
 // certificateUsed tells the identity how a connection made with its certificate ended. An answer of any kind proves the present
 // key, and the one before it is destroyed; a refusal of the certificate makes the next round enrol again with the birth key.
 func (a *agent) certificateUsed(err error) {

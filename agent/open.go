@@ -172,7 +172,7 @@ func (a *agent) openBaseline() {
 	if len(a.cfg.Baseline.Profiles) == 0 {
 		return
 	}
-	policy, err := configs.Load(a.cfg.Baseline.Profiles...)
+	state, err := layers(a.cfg.Baseline, a.store, a.recorder.emit)
 	if err != nil {
 		a.part("baseline", err)
 		return
@@ -183,7 +183,7 @@ func (a *agent) openBaseline() {
 		return
 	}
 	engine := &configs.Engine{
-		Root: root, Policy: policy, Live: a.cfg.Baseline.Root == "/", Emit: a.recorder.emit, Now: a.clock.Now,
+		Root: root, Policy: state.policy, Live: a.cfg.Baseline.Root == "/", Emit: a.recorder.emit, Now: a.clock.Now,
 		StateDir: filepath.Join(a.cfg.StateDir, "baseline"),
 	}
 	if p := newProver(a.cfg, a.identity.TLS); p != nil {
@@ -193,6 +193,10 @@ func (a *agent) openBaseline() {
 		a.part("baseline", err)
 	}
 	a.guard = newGuard(a.cfg.Baseline, engine, a.logger)
+	a.policy = &policies{
+		guard: a.guard, product: a.cfg.Product.Name, poll: a.cfg.Update.Poll.Std(), store: a.store, now: a.clock.Now,
+		emit: a.recorder.emit, logger: a.logger, wake: make(chan struct{}, 1), state: state,
+	}
 }
 
 func (a *agent) openUpdater() {
@@ -217,6 +221,9 @@ func (a *agent) tryOpenUpdater() error {
 	if err != nil {
 		return err
 	}
+	if a.policy != nil {
+		a.policy.client = client
+	}
 	names, slots, err := openSlots(a.cfg)
 	if err != nil {
 		return err
@@ -231,7 +238,7 @@ func (a *agent) tryOpenUpdater() error {
 	}
 	checks := health{checks: a.cfg.Update.Health, connected: a.connected, worst: a.worst}
 	a.updater = &updater{
-		poll: a.cfg.Update.Poll.Std(), logger: a.logger, wake: make(chan struct{}, 1), certificate: a.certificateUsed,
+		poll: a.cfg.Update.Poll.Std(), logger: a.logger, wake: make(chan struct{}, 1), looked: a.looked,
 		machine: &update.Machine{
 			Source: trust.NewSource(client, a.device(floorFile)),
 			Slots:  slots, Boot: loader, Floor: floorFile, Journal: a.store,

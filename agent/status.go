@@ -113,6 +113,9 @@ func (a *agent) baselineStatus() control.Baseline {
 	}
 	r := a.guard.report()
 	out := control.Baseline{Profiles: a.guard.profiles, Enforce: a.guard.enforce, Counts: counts(r), Scores: scores(r), CheckedAt: r.Started}
+	state, problem := a.policy.current()
+	out.Policy = control.Policy{ID: state.policy.ID, Serial: state.policy.Serial, Source: state.source, Issued: state.policy.Issued,
+		Expires: state.policy.Expires, Problem: problem}
 	for _, f := range r.Bad() {
 		out.Failed = append(out.Failed, finding(f))
 	}

@@ -24,8 +24,8 @@ type updater struct {
 	logger  *slog.Logger
 	wake    chan struct{} // a doorbell or a command; capacity 1
 
-	// certificate is told how each look ended: that the repository answered our certificate, or refused it.
-	certificate func(err error)
+	// looked is told how each look ended: that the repository answered our certificate, or refused it.
+	looked func(err error)
 
 	mu      sync.Mutex // guards what follows
 	checked time.Time  // end of the last look, trusted time
@@ -45,7 +45,7 @@ func (u *updater) run(ctx context.Context, owned gate) error {
 	retry := firstRetry
 	for ctx.Err() == nil {
 		err := u.note(u.machine.Run(ctx))
-		u.certificate(err)
+		u.looked(err)
 		wait := u.poll + time.Duration((rand.Float64()-0.5)*0.2*float64(u.poll))
 		switch {
 		case errors.Is(err, update.ErrReboot):

@@ -72,6 +72,41 @@ func load(out *Policy, name string, done *[]string, above []string) error {
 		}
 	}
 	*done = append(*done, name)
+	if err := lay(out, p); err != nil {
+		return refuse(CodeInvalid, "baseline "+name, err.Error(), err)
+	}
+	return nil
+}
+
+// LoadFloor lays a maker's own policy over the built-in profiles it extends and those named: rules are added, and adjusted to
+// the stricter side, as one profile does with another. Its ID is the maker's, its serial is added to theirs. Unlike an
+// operator's, its waivers need no date of issue: they ship with the image that they are about.
+func LoadFloor(data []byte, profiles ...string) (Policy, error) {
+	m, err := ParsePolicy(data)
+	if err != nil {
+		return Policy{}, err
+	}
+	for _, e := range m.Extends {
+		if !slices.Contains(profiles, e) {
+			profiles = append(profiles[:len(profiles):len(profiles)], e)
+		}
+	}
+	out, err := Load(profiles...)
+	if err != nil {
+		return Policy{}, err
+	}
+	if err := lay(&out, m); err != nil {
+		return Policy{}, refuse(CodeInvalid, "floor "+m.ID, err.Error(), err)
+	}
+	out.ID, out.Title, out.Issued, out.Expires, out.Waivers = m.ID, m.Title, m.Issued, m.Expires, m.Waivers
+	if err := Lint(out); err != nil {
+		return Policy{}, refuse(CodeInvalid, "floor "+m.ID, err.Error(), err)
+	}
+	return out, nil
+}
+
+// lay adds one policy to those below it.
+func lay(out *Policy, p Policy) error {
 	for _, id := range p.Omits {
 		out.Rules = slices.DeleteFunc(out.Rules, func(r Rule) bool { return r.ID == id })
 	}
@@ -83,7 +118,7 @@ func load(out *Policy, name string, done *[]string, above []string) error {
 	below.Rules = slices.Clone(out.Rules)
 	for _, a := range p.Adjust {
 		if err := adjust(out, below, a); err != nil {
-			return refuse(CodeInvalid, "baseline "+name, "adjust "+a.Rule+": "+err.Error(), err)
+			return fmt.Errorf("adjust %s: %w", a.Rule, err)
 		}
 	}
 	out.Serial += p.Serial

@@ -30,4 +30,5 @@ const (
 	EventFixed  = "config.fixed"
 	EventState  = "config.state"
 	EventWaived = "config.waived"
+	EventPolicy = "config.policy" // a policy was taken over, or refused; the agent reports it
 )

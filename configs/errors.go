@@ -21,6 +21,7 @@ const (
 	CodeWaiver         = "waiver-refused"      // a waiver that the floor does not allow
 	CodeRollback       = "policy-rollback"     // an older serial than the one in force
 	CodeFork           = "policy-fork"         // the serial in force with other bytes
+	CodeExpired        = "policy-expired"      // a policy whose time is over when it arrives
 	CodeWrongFloor     = "wrong-floor"         // an operator policy made for another floor
 	CodeNothingToUndo  = "nothing-to-undo"     // no run has changed anything, or it was taken back already
 	CodeChangedSince   = "changed-since"       // undo would overwrite what somebody else wrote

@@ -164,6 +164,15 @@ type Accepted struct {
 	SHA256 [32]byte `json:"sha256"` // of the exact bytes that were signed
 }
 
+// CheckFresh refuses a policy that has expired by now, a trusted time. One that is in force stays so when it expires; its
+// waivers end.
+func CheckFresh(p Policy, now time.Time) error {
+	if !p.Expires.IsZero() && !now.Before(p.Expires) {
+		return refuse(CodeExpired, "policy "+p.ID, "it expired on "+p.Expires.UTC().Format(time.RFC3339), nil)
+	}
+	return nil
+}
+
 // CheckSerial says whether offered may follow stored. The same serial with the same bytes is no change and allowed;
 // with other bytes two policies were signed under one number, which somebody has to explain. A zero stored allows all.
 func CheckSerial(stored, offered Accepted) error {

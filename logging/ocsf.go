@@ -90,6 +90,7 @@ var kinds = [...]Kind{
 	{"config.drift", classCompliance, 1, "", SeverityMedium, OutcomeFailure, false},
 	{"config.fix-failed", classRemediation, 3, "", SeverityHigh, OutcomeFailure, true},
 	{"config.fixed", classCompliance, 3, "", SeverityInfo, OutcomeSuccess, true},
+	{"config.policy", classConfigState, activityOther, "Policy", SeverityInfo, OutcomeSuccess, true},
 	{"config.state", classConfigState, 1, "", SeverityInfo, OutcomeSuccess, false},
 	{"config.waived", classCompliance, 2, "", SeverityLow, OutcomeSuccess, true},
 	{"control.command", classApp, activityOther, "Command", SeverityInfo, OutcomeSuccess, true},

@@ -127,6 +127,17 @@ type Baseline struct {
 	Scores    []Score   `json:"scores"`
 	CheckedAt time.Time `json:"checked_at,omitzero"`
 	Failed    []Finding `json:"failed"` // worst first, at most MaxListed
+	Policy    Policy    `json:"policy"`
+}
+
+// Policy is the configuration policy in force.
+type Policy struct {
+	ID      string    `json:"id"`
+	Serial  uint64    `json:"serial"`
+	Source  string    `json:"source"` // operator, maker or built-in
+	Issued  time.Time `json:"issued,omitzero"`
+	Expires time.Time `json:"expires,omitzero"` // then its waivers end
+	Problem string    `json:"problem"`          // why the newest one published is not in force, "" when it is
 }
 
 // Score sums up the rules that speak for one capability of SP 800-213A.

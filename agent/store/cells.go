@@ -40,6 +40,15 @@ func (d *DB) SaveTrust(s trust.State) error { return d.trust().saveJSON(s) }
 
 func (d *DB) trust() cell { return cell{d, bucketTrust, []byte("state")} }
 
+// LoadPolicy reads the configuration policy taken over last into v, which stays as it is when there is none.
+func (d *DB) LoadPolicy(v any) error { return d.policy().loadJSON(v) }
+
+// SavePolicy replaces it; it is durable when SavePolicy returns nil.
+func (d *DB) SavePolicy(v any) error { return d.policy().saveJSON(v) }
+
+// policy is in the bucket of the metadata that vouches for it: databases made before have no other.
+func (d *DB) policy() cell { return cell{d, bucketTrust, []byte("policy")} }
+
 func (c cell) loadJSON(v any) error {
 	b, err := c.load()
 	if err != nil || b == nil {

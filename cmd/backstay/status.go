@@ -183,6 +183,12 @@ func remarks(env *cli.Env, s control.Status) error {
 	if s.Audit.Problem != "" {
 		say("audit", s.Audit.Problem, "")
 	}
+	if s.Baseline.Policy.Problem != "" {
+		say("policy", s.Baseline.Policy.Problem, "tell your operator: the policy published for this device was refused")
+	}
+	if p := s.Baseline.Policy; !p.Expires.IsZero() && !p.Expires.After(s.Time) {
+		say("policy", p.ID+" expired "+ago(s.Time, p.Expires)+"; its waivers have ended", "ask your operator to publish a newer policy")
+	}
 	for _, f := range s.Baseline.Failed {
 		command := "backstay baseline explain " + f.Rule
 		if f.Fixable {

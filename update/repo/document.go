@@ -27,13 +27,17 @@ const (
 	roleSnapshot  = metadata.SNAPSHOT
 	roleTimestamp = metadata.TIMESTAMP
 	roleAssign    = "assign"
+	rolePolicy    = "policy"
 )
 
 // productRole is the delegated role that signs a product's images.
 func productRole(product string) string { return "product-" + product }
 
 // What the delegated roles may sign.
-const assignPaths = "assign/*"
+const (
+	assignPaths = "assign/*"
+	policyPaths = "policy/*"
+)
 
 func productPaths(product string) string { return "firmware/" + product + "/*" }
 

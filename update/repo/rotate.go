@@ -119,7 +119,9 @@ func (r *Repo) changeKeys(d *document, c KeyChange) error {
 	}
 	if d.targets != nil {
 		paths := assignPaths
-		if p, ok := strings.CutPrefix(c.Role, productRole("")); ok {
+		if c.Role == rolePolicy {
+			paths = policyPaths
+		} else if p, ok := strings.CutPrefix(c.Role, productRole("")); ok {
 			paths = productPaths(p)
 		}
 		delegate(d, c.Role, paths, set)
