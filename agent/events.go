@@ -78,7 +78,9 @@ func (r *recorder) stamp(e logging.Event) logging.Event {
 	if e.Monotonic == 0 {
 		e.Monotonic = sinceBoot()
 	}
-	e.BootID, e.Device, e.Firmware = r.bootID, r.device, r.firmware
+	if e.BootID == "" { // otherwise it is from a run before the daemon, perhaps before a reboot
+		e.BootID, e.Device, e.Firmware = r.bootID, r.device, r.firmware
+	}
 	return e
 }
 

@@ -18,7 +18,6 @@ import (
 
 	"github.com/backstay/backstay/agent/config"
 	"github.com/backstay/backstay/agent/store"
-	"github.com/backstay/backstay/configs"
 	"github.com/backstay/backstay/identity"
 	"github.com/backstay/backstay/identity/est"
 	"github.com/backstay/backstay/identity/keys"
@@ -141,6 +140,7 @@ func (a *agent) openLog() error {
 		return err
 	}
 	a.recorder.start(a.log)
+	a.takePending()
 	a.recorder.emit("agent.start", slog.String("version", a.opt.Version), slog.String("key_class", string(a.identity.Birth().Class())))
 	return nil
 }
@@ -177,14 +177,13 @@ func (a *agent) openBaseline() {
 		a.part("baseline", err)
 		return
 	}
-	root, err := os.OpenRoot(a.cfg.Baseline.Root)
+	engine, err := newEngine(a.cfg, state.policy, a.clock, a.recorder.emit)
 	if err != nil {
 		a.part("baseline", err)
 		return
 	}
-	engine := &configs.Engine{
-		Root: root, Policy: state.policy, Live: a.cfg.Baseline.Root == "/", Emit: a.recorder.emit, Now: a.clock.Now,
-		StateDir: filepath.Join(a.cfg.StateDir, "baseline"),
+	if err := engine.Rebind(context.Background()); err != nil {
+		a.part("baseline", err)
 	}
 	if p := newProver(a.cfg, a.identity.TLS); p != nil {
 		engine.Managed, engine.Confirm = p.managed, p.confirm

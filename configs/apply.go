@@ -262,11 +262,13 @@ func (a *apply) carryOut(ctx context.Context, rule Rule, c probe.Change) error {
 
 // write carries out one change.
 func (e *Engine) write(ctx context.Context, h *probe.Host, c probe.Change) error {
-	err := h.Apply(ctx, c)
-	if err == nil && e.Changed != nil {
+	if err := h.Apply(ctx, c); err != nil {
+		return err
+	}
+	if e.Changed != nil {
 		e.Changed(c.Path)
 	}
-	return err
+	return e.settle(ctx, h, c.Path)
 }
 
 // prove looks again and says what became of the fix.

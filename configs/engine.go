@@ -38,6 +38,8 @@ type Engine struct {
 	Confirm func(context.Context) error
 	// Managed says whether that can be proved now, before a trial begins; with an error trials wait. Nil is yes.
 	Managed func(context.Context) error
+	// ReadOnly says what is done about a file that cannot be written because its file system is read only.
+	ReadOnly ReadOnly
 	// Changed is told each resolved path right after it was written, by a fix or by taking one back. May be nil.
 	Changed func(path string)
 	// Trace fills in Finding.Touched.
@@ -106,6 +108,7 @@ func (e *Engine) newHost() *probe.Host {
 	}
 	h := probe.NewHost(e.Root, e.Live, skip...)
 	h.Remember(&e.guesses)
+	h.OnReadOnly = func(ctx context.Context, c probe.Change) error { return e.rescue(ctx, h, c) }
 	return h
 }
 

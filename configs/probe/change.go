@@ -113,6 +113,9 @@ func (h *Host) Apply(ctx context.Context, c Change) error {
 	default:
 		err = errors.New("unknown operation")
 	}
+	if errors.Is(err, syscall.EROFS) && h.OnReadOnly != nil {
+		err = h.OnReadOnly(ctx, c)
+	}
 	if err != nil {
 		return fmt.Errorf("%s %s: %w", c.Op, printable(c.Path), err)
 	}
@@ -142,6 +145,10 @@ func (h *Host) edit(c Change) error {
 	defer f.Close()
 	old := f.(*os.File) // changes are made below an os.Root only
 	tmp, err := h.writeTemp(c.Path, c.After, func(f *os.File) error { return likeFile(f, old) })
+	if errors.Is(err, syscall.EROFS) {
+		// Its directory cannot be written; the file can where a copy was bound over it. Elsewhere this fails the same way.
+		return h.overwrite(c.Path, c.After, true)
+	}
 	if err != nil {
 		return err
 	}

@@ -44,6 +44,9 @@ type Host struct {
 	over  map[string]planned // of a dry run
 	trace map[string]bool    // paths looked up since Trace; nil before the first
 
+	// OnReadOnly carries out a change whose file system is read only, or says why it cannot. May be nil.
+	OnReadOnly func(ctx context.Context, c Change) error
+
 	walked  []*facts
 	read    []*contents
 	entries int // most entries of one walk
