@@ -168,17 +168,19 @@ func readPending(name string) ([]logging.Event, error) {
 }
 
 // takePending writes what runs before the daemon have left into the log, and removes it.
-func (a *agent) takePending() {
-	name := filepath.Join(a.cfg.StateDir, "baseline", pendingFile)
+func (r *recorder) takePending(stateDir string) {
+	name := filepath.Join(stateDir, "baseline", pendingFile)
 	events, err := readPending(name)
 	if err == nil && len(events) == 0 {
 		return
 	}
 	if err == nil {
-		err = a.log.Append(context.Background(), events...)
+		r.mu.Lock()
+		err = r.log.Append(context.Background(), events...)
+		r.mu.Unlock()
 	}
 	if err != nil {
-		a.logger.Error("take over the events of the first boot", "err", err)
+		r.logger.Error("take over the events of the first boot", "err", err)
 	}
 	os.Remove(name) //nolint:errcheck // at worst they are told twice
 }

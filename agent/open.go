@@ -140,7 +140,7 @@ func (a *agent) openLog() error {
 		return err
 	}
 	a.recorder.start(a.log)
-	a.takePending()
+	a.recorder.takePending(a.cfg.StateDir)
 	a.recorder.emit("agent.start", slog.String("version", a.opt.Version), slog.String("key_class", string(a.identity.Birth().Class())))
 	return nil
 }

@@ -42,6 +42,9 @@ type Refusal struct {
 
 func (r *Refusal) Error() string { return r.What + ": " + r.Why }
 
+// ErrorCode returns Code, for whoever shows the error.
+func (r *Refusal) ErrorCode() string { return r.Code }
+
 // Is makes a Refusal an ErrRefused, or the other class it was made with.
 func (r *Refusal) Is(target error) bool {
 	if r.class != nil {

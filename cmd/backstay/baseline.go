@@ -6,7 +6,9 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"log/slog"
 	"strings"
+	"time"
 
 	"github.com/backstay/backstay/agent/control"
 	"github.com/backstay/backstay/cmd/internal/cli"
@@ -38,15 +40,28 @@ func (d *device) baselineCheck() *cli.Command {
 }
 
 func (d *device) baselineApply() *cli.Command {
-	var dryRun bool
+	var dryRun, first bool
+	limit := firstBootLimit
 	return &cli.Command{
 		Name: "apply", Args: "[RULE...]", Short: "repair what the rules named, or all of them, can repair",
-		Long: "A second run changes nothing. Ends with code 6 when a rule still fails afterwards.",
+		Long: `A second run changes nothing. Ends with code 6 when a rule still fails afterwards.
+
+With --first-boot it needs no running agent: the init system calls it once at every boot, before the network comes up. It makes
+the repairs that cannot lock anybody out, mounts changed copies over files of a read-only root again, ends in time, and leaves
+its events for the agent. Whatever its code is, the boot should go on.`,
 		Flags: func(fs *flag.FlagSet) {
 			fs.BoolVar(&dryRun, "dry-run", false, "say what would change and change nothing")
+			fs.BoolVar(&first, "first-boot", false, "repair without the agent, before the network is up")
+			fs.DurationVar(&limit, "limit", firstBootLimit, "with --first-boot: longest `time` it may take")
 		},
 		Complete: func([]string) []string { return d.failedRules() },
 		Run: func(ctx context.Context, env *cli.Env, args []string) error {
+			if first && len(args) > 0 {
+				return cli.Usagef("--first-boot takes no rules: a rule is named by a person")
+			}
+			if first {
+				return d.applyFirst(ctx, env, limit, dryRun)
+			}
 			f, err := ask[control.Findings](ctx, d, control.MethodBaselineApply, control.ApplyParams{Rules: args, DryRun: dryRun})
 			if err != nil {
 				return err
@@ -54,6 +69,23 @@ func (d *device) baselineApply() *cli.Command {
 			return printFindings(env, "backstay.baseline-apply/1", f, len(args) > 0)
 		},
 	}
+}
+
+// firstBootLimit bounds how long a boot waits.
+const firstBootLimit = time.Minute
+
+func (d *device) applyFirst(ctx context.Context, env *cli.Env, limit time.Duration, dryRun bool) error {
+	cfg, err := d.load()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	f, err := d.firstBoot(ctx, cfg, slog.New(slog.NewTextHandler(env.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})), dryRun)
+	if err != nil {
+		return fmt.Errorf("first boot: %w", err)
+	}
+	return printFindings(env, "backstay.baseline-apply/1", f, false)
 }
 
 func (d *device) baselineDiff() *cli.Command {

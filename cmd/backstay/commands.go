@@ -20,6 +20,8 @@ type wiring struct {
 	run func(ctx context.Context, cfg *config.Config, log *slog.Logger) error
 	// born makes the birth key on the first call and reports it on every one.
 	born func(ctx context.Context, cfg *config.Config) (birth, error)
+	// firstBoot checks and repairs once, before the agent and the network are up.
+	firstBoot func(ctx context.Context, cfg *config.Config, log *slog.Logger, dryRun bool) (control.Findings, error)
 }
 
 // device is what the commands share: the two flags that say which agent is meant.

@@ -14,15 +14,20 @@ import (
 
 	"github.com/backstay/backstay/agent"
 	"github.com/backstay/backstay/agent/config"
+	"github.com/backstay/backstay/agent/control"
 	"github.com/backstay/backstay/agent/store"
 	"github.com/backstay/backstay/cmd/internal/cli"
 )
 
 // wire connects the commands that run without an agent to what they run.
-func wire() wiring { return wiring{run: runAgent, born: makeBirth} }
+func wire() wiring { return wiring{run: runAgent, born: makeBirth, firstBoot: firstBoot} }
 
 func runAgent(ctx context.Context, cfg *config.Config, log *slog.Logger) error {
 	return agent.Run(ctx, cfg, agent.Options{Version: cli.Version, Release: cli.ReleaseTime(), Logger: log})
+}
+
+func firstBoot(ctx context.Context, cfg *config.Config, log *slog.Logger, dryRun bool) (control.Findings, error) {
+	return agent.FirstBoot(ctx, cfg, agent.Options{Version: cli.Version, Release: cli.ReleaseTime(), Logger: log}, dryRun)
 }
 
 // makeBirth opens the identity alone, makes the birth key if there is none, and reads what the factory records. The state

@@ -11,6 +11,7 @@ func commands() []*cli.Command {
 		labCommand(),
 		repoCommand(),
 		rolloutCommand(),
+		policyCommand(),
 		caCommand(),
 		deviceCommand(),
 		auditCommand(),
