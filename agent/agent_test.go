@@ -16,6 +16,8 @@ import (
 
 	"github.com/backstay/backstay/agent/config"
 	"github.com/backstay/backstay/logging"
+	"github.com/backstay/backstay/logging/ship"
+	"github.com/backstay/backstay/update"
 )
 
 func TestClockIsNeverBehindItsFloor(t *testing.T) {
@@ -149,5 +151,41 @@ func TestGateOpensOnce(t *testing.T) {
 	g.open()
 	if !g.wait(t.Context()) {
 		t.Fatal("an open gate did not let through")
+	}
+}
+
+func TestAFloorThatWasWrittenMustBeThere(t *testing.T) {
+	if provisioned(update.Job{}) {
+		t.Error("a new device has a floor to miss")
+	}
+	for _, job := range []update.Job{
+		{Images: map[update.SlotID]update.Image{"A": {}}}, {History: []update.Outcome{{Result: update.Committed}}},
+	} {
+		if !provisioned(job) {
+			t.Errorf("%+v is a new device", job)
+		}
+	}
+}
+
+// hangup is a broker that answers Connect with an error.
+type hangup struct {
+	ship.Transport
+	err error
+}
+
+func (h hangup) Connect(context.Context) (<-chan struct{}, error) { return nil, h.err }
+
+func TestTheBrokersAnswerIsNoted(t *testing.T) {
+	var told []error
+	refused := errors.New("remote error: tls: bad certificate")
+	for _, err := range []error{refused, nil} {
+		n := noted{hangup{err: err}, func(err error) { told = append(told, err) }}
+		n.Connect(t.Context()) //nolint:errcheck // what is told counts
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	noted{hangup{err: context.Canceled}, func(err error) { told = append(told, err) }}.Connect(ctx) //nolint:errcheck // as above
+	if len(told) != 2 || told[0] != refused || told[1] != nil {
+		t.Errorf("told %v", told)
 	}
 }

@@ -218,12 +218,16 @@ type stamp struct {
 // maxOwn bounds what is remembered of the agent's own changes; beyond it they are looked at once more, which finds nothing.
 const maxOwn = 256
 
-// own remembers a file the engine has just written, as it is now. It implements configs.Engine.Changed.
-func (g *guard) own(p string) {
+// own remembers a file the engine has just written. It implements configs.Engine.Changed. The stamp is taken before the bytes
+// are compared: whoever writes after it gives the file another one, and whoever wrote before it is found out by the bytes.
+func (g *guard) own(p string, holds func() bool) {
 	if len(g.mine) >= maxOwn {
 		clear(g.mine)
 	}
-	g.mine[p] = stampOf(g.engine.Root, p)
+	delete(g.mine, p)
+	if s := stampOf(g.engine.Root, p); holds() {
+		g.mine[p] = s
+	}
 }
 
 // isOwn reports whether a change is one this agent made. A file that somebody wrote after it has another stamp.

@@ -155,7 +155,7 @@ func (a *agent) openShipper() {
 	})
 	if err == nil {
 		a.shipper, err = ship.New(ship.Config{
-			Log: ship.Spool(a.log), Transport: transport, Device: device, Emit: a.recorder.emit, Logger: a.logger,
+			Log: ship.Spool(a.log), Transport: noted{transport, a.connectedWith}, Device: device, Emit: a.recorder.emit, Logger: a.logger,
 			Doorbell: func() {
 				if a.updater != nil {
 					a.updater.ring()
@@ -165,6 +165,33 @@ func (a *agent) openShipper() {
 	}
 	if err != nil {
 		a.part("audit shipping", err)
+	}
+}
+
+// noted tells how each connection to the broker went.
+type noted struct {
+	ship.Transport
+	tell func(error)
+}
+
+func (n noted) Connect(ctx context.Context) (<-chan struct{}, error) {
+	lost, err := n.Transport.Connect(ctx)
+	if ctx.Err() == nil {
+		n.tell(err)
+	}
+	return lost, err
+}
+
+// connectedWith tells the identity how its certificate fared with the broker: an answer proves the present key, a refusal of
+// the certificate makes the next round enrol again. What else keeps a broker away says nothing about it.
+func (a *agent) connectedWith(err error) {
+	if err == nil {
+		err = a.identity.Confirm()
+	} else {
+		err = a.identity.Rejected(err)
+	}
+	if err != nil {
+		a.logger.Error("note the use of the certificate", "err", err)
 	}
 }
 
@@ -231,7 +258,11 @@ func (a *agent) tryOpenUpdater() error {
 	if err != nil {
 		return err
 	}
-	floorFile, err := floor.Open(floor.Config{Dir: a.cfg.StateDir})
+	job, err := a.store.Load()
+	if err != nil {
+		return err
+	}
+	floorFile, err := floor.Open(floor.Config{Dir: a.cfg.StateDir, Provisioned: provisioned(job)})
 	if err != nil {
 		return err
 	}
@@ -248,6 +279,10 @@ func (a *agent) tryOpenUpdater() error {
 	}
 	return nil
 }
+
+// provisioned reports whether this device has dealt with an update before. Its floor was written before that: when it is
+// missing now it was lost or taken away, and the device is not a new one.
+func provisioned(job update.Job) bool { return len(job.Images) > 0 || len(job.History) > 0 }
 
 // trustStore raises the clock with every newer time that verified metadata was signed at.
 type trustStore struct {

@@ -252,7 +252,7 @@ func TestTheSerialIsStoredAfterTheRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The power goes after the policy was fetched: the run ends half way.
-	s.p.guard.engine.Changed = func(string) { cancel() }
+	s.p.guard.engine.Changed = func(string, func() bool) { cancel() }
 	if err := s.p.fetch(ctx); err == nil {
 		t.Fatal("a run that was cut short is an acceptance")
 	}

@@ -265,8 +265,8 @@ func (e *Engine) write(ctx context.Context, h *probe.Host, c probe.Change) error
 	if err := h.Apply(ctx, c); err != nil {
 		return err
 	}
-	if e.Changed != nil {
-		e.Changed(c.Path)
+	if e.Changed != nil && c.Op != probe.Chmod {
+		e.Changed(c.Path, func() bool { h.Forget(c.Path); return h.Holds(ctx, c) })
 	}
 	return e.settle(ctx, h, c.Path)
 }

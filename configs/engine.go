@@ -40,8 +40,9 @@ type Engine struct {
 	Managed func(context.Context) error
 	// ReadOnly says what is done about a file that cannot be written because its file system is read only.
 	ReadOnly ReadOnly
-	// Changed is told each resolved path right after it was written, by a fix or by taking one back. May be nil.
-	Changed func(path string)
+	// Changed is told each resolved path right after its bytes were written, by a fix or by taking one back. holds reports
+	// whether it still has these bytes: another program may have been quicker than the flash. May be nil.
+	Changed func(path string, holds func() bool)
 	// Trace fills in Finding.Touched.
 	Trace bool
 
