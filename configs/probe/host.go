@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"slices"
@@ -41,8 +42,9 @@ type Host struct {
 	skip  []string
 	files map[string]fileFact
 	bytes int
-	over  map[string]planned // of a dry run
-	trace map[string]bool    // paths looked up since Trace; nil before the first
+	over  map[string]planned  // of a dry run
+	trace map[string]bool     // paths looked up since Trace; nil before the first
+	paths map[string][]string // of facts that several rules share: what was looked up for them
 
 	// OnReadOnly carries out a change whose file system is read only, or says why it cannot. May be nil.
 	OnReadOnly func(ctx context.Context, c Change) error
@@ -121,6 +123,30 @@ func (h *Host) Trace() []string {
 func (h *Host) note(p string) {
 	if h.trace != nil && len(h.trace) < maxTrace {
 		h.trace[p] = true
+	}
+}
+
+// sharing makes every rule that uses a fact answer for the paths behind it, not only the first, which found it out. The
+// function it returns ends the finding out.
+func (h *Host) sharing(fact string, known bool) func() {
+	if h.trace == nil {
+		return func() {}
+	}
+	outer := h.trace
+	if !known {
+		h.trace = map[string]bool{}
+	}
+	return func() {
+		if !known {
+			if h.paths == nil {
+				h.paths = map[string][]string{}
+			}
+			h.paths[fact] = slices.Sorted(maps.Keys(h.trace))
+			h.trace = outer
+		}
+		for _, p := range h.paths[fact] {
+			h.note(p)
+		}
 	}
 }
 

@@ -55,6 +55,7 @@ type listenerFacts struct {
 
 // listeners reads the listening sockets of the running system and who has them, once for a run.
 func (h *Host) listeners(ctx context.Context) *listenerFacts {
+	defer h.sharing("listeners", h.listening != nil)()
 	if h.listening == nil {
 		f := h.readListeners(ctx)
 		if ctx.Err() != nil {

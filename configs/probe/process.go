@@ -65,6 +65,7 @@ type processFacts struct {
 
 // processes reads the process table of the running system, once for a run.
 func (h *Host) processes(ctx context.Context) *processFacts {
+	defer h.sharing("processes", h.running != nil)()
 	if h.running == nil {
 		f := h.readProcesses(ctx)
 		if ctx.Err() != nil {

@@ -92,6 +92,7 @@ var errNoStart = errors.New("no inittab, start scripts, units or run directories
 // supervisors, cron, profiles and hooks. It is made once for a run and kept until something changes; see startFacts.err for
 // what could not be read.
 func (h *Host) starts(ctx context.Context) *startFacts {
+	defer h.sharing("starts", h.started != nil)()
 	if h.started == nil {
 		c := &startReader{ctx: ctx, h: h, f: &startFacts{units: map[string]unit{}}, seen: map[string]bool{}}
 		c.all()
