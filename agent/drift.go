@@ -115,7 +115,15 @@ func (g *guard) watcher() *watch.Watcher {
 	if !g.watch || g.engine.Root == nil {
 		return nil
 	}
-	w, err := watch.New(g.engine.Root, g.engine.Live, maxWatches)
+	var sources []watch.Source
+	if g.engine.Live {
+		if s, err := watch.WatchNetfilter(); err == nil {
+			sources = append(sources, s)
+		} else {
+			g.logger.Info("baseline: changes of the packet filter are noticed by the full check only", "err", err)
+		}
+	}
+	w, err := watch.New(g.engine.Root, g.engine.Live, maxWatches, sources...)
 	if err != nil {
 		g.logger.Warn("baseline: changes are noticed by the full check only", "err", err)
 		return nil
@@ -195,7 +203,8 @@ func (g *guard) concerned(c watch.Changes) []string {
 	paths := slices.DeleteFunc(c.Paths, g.isOwn)
 	var out []string
 	for _, f := range g.report().Findings {
-		if c.All || slices.ContainsFunc(f.Touched, func(t string) bool { return touches(t, paths) }) {
+		if c.All || slices.Contains(paths, watch.Netfilter) && slices.Contains(f.Inspected, watch.Netfilter) ||
+			slices.ContainsFunc(f.Touched, func(t string) bool { return touches(t, paths) }) {
 			out = append(out, f.Rule)
 		}
 	}

@@ -32,6 +32,7 @@ type Source struct {
 	Path  string // reported when it is readable
 	FD    int
 	Drain func() // reads what is there
+	Close func() // at the end of the watch; may be nil
 }
 
 // Watcher waits for changes. Only Wake may be called from another goroutine than the one that calls the rest.
@@ -69,6 +70,7 @@ func New(root *os.Root, live bool, limit int, sources ...Source) (*Watcher, erro
 	w := &Watcher{root: root, live: live, max: limit, inotify: -1, mounts: -1, wake: [2]int{-1, -1}, sources: sources, dirs: map[int32]string{}}
 	var err error
 	if w.inotify, err = unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK); err != nil {
+		w.Close()
 		return nil, fmt.Errorf("watch files: %w", err)
 	}
 	if err = unix.Pipe2(w.wake[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
@@ -89,6 +91,11 @@ func (w *Watcher) Close() {
 	for _, fd := range []int{w.inotify, w.mounts, w.wake[0], w.wake[1]} {
 		if fd >= 0 {
 			unix.Close(fd) //nolint:errcheck // they hold no data
+		}
+	}
+	for _, s := range w.sources {
+		if s.Close != nil {
+			s.Close()
 		}
 	}
 }
