@@ -84,7 +84,7 @@ func newEngine(cfg *config.Config, policy configs.Policy, clock *Clock, emit fun
 	}
 	return &configs.Engine{
 		Root: root, Policy: policy, Live: cfg.Baseline.Root == "/", Emit: emit, Now: clock.Now,
-		StateDir: filepath.Join(cfg.StateDir, "baseline"), ReadOnly: configs.ReadOnly(cfg.Baseline.ReadOnlyRoot),
+		StateDir: filepath.Join(cfg.StateDir, "baseline"), ReadOnly: configs.ReadOnly(cfg.Baseline.ReadOnly),
 	}, nil
 }
 

@@ -118,14 +118,14 @@ type Identity struct {
 
 // Baseline says which secure-default rules hold on this device.
 type Baseline struct {
-	Profiles     []string `json:"profiles" default:"[\"base\"]" doc:"built-in baselines that apply, in order; an empty list switches the part off"`
-	FloorFile    string   `json:"floor_file" path:"file,trusted" doc:"the maker's own policy, laid over the profiles: it may add rules, tighten theirs and waive; empty: the profiles alone are the floor" trust:"the maker: it decides what an operator's policy can waive; keep it on a read-only or verified file system"`
-	Root         string   `json:"root" default:"/" path:"dir" doc:"root of the file tree that is checked; every path of a rule is resolved inside it" trust:"root only: the agent changes files in it when enforce is true"`
-	ReadOnlyRoot string   `json:"read_only_root" default:"bind" one:"bind|report" doc:"how a file on a read-only file system is repaired; bind: a changed copy in the state directory is mounted over it, again at every boot, until the image brings another one; report: it is mended in the image"`
-	Enforce      bool     `json:"enforce" default:"true" doc:"repair what a rule can repair; false: report only"`
-	Period       Duration `json:"period" default:"24h" min:"1s" max:"720h" doc:"time between two full checks; hours suit a fleet, seconds suit a test bench"`
-	Watch        bool     `json:"watch" default:"true" doc:"notice changes between two full checks: of files and mounts at once, of kernel values and listening sockets within half a minute"`
-	Confirm      Duration `json:"confirm" default:"2m" min:"1s" max:"1h" doc:"time in which a repair that could cut the device off has to be proved harmless, by new connections to the servers this file names, before it is taken back; without such servers these repairs wait for a person"`
+	Profiles  []string `json:"profiles" default:"[\"base\"]" doc:"built-in baselines that apply, in order; an empty list switches the part off"`
+	FloorFile string   `json:"floor_file" path:"file,trusted" doc:"the maker's own policy, laid over the profiles: it may add rules, tighten theirs and waive; empty: the profiles alone are the floor" trust:"the maker: it decides what an operator's policy can waive; keep it on a read-only or verified file system"`
+	Root      string   `json:"root" default:"/" path:"dir" doc:"root of the file tree that is checked; every path of a rule is resolved inside it" trust:"root only: the agent changes files in it when enforce is true"`
+	ReadOnly  string   `json:"read_only" default:"bind" one:"bind|report" doc:"how a file on a read-only file system is repaired; bind: a changed copy in the state directory is mounted over it, again at every boot, until the image brings another one; report: it is mended in the image"`
+	Enforce   bool     `json:"enforce" default:"true" doc:"repair what a rule can repair; false: report only"`
+	Period    Duration `json:"period" default:"24h" min:"1s" max:"720h" doc:"time between two full checks; hours suit a fleet, seconds suit a test bench"`
+	Watch     bool     `json:"watch" default:"true" doc:"notice changes between two full checks: of files and mounts at once, of kernel values and listening sockets within half a minute"`
+	Confirm   Duration `json:"confirm" default:"2m" min:"1s" max:"1h" doc:"time in which a repair that could cut the device off has to be proved harmless, by new connections to the servers this file names, before it is taken back; without such servers these repairs wait for a person"`
 }
 
 // Audit says how much of the audit log is kept and where it goes.
