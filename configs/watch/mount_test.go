@@ -47,8 +47,9 @@ func TestMounts(t *testing.T) {
 	} {
 		must(t, step())
 		began := time.Now()
-		if c := wait(t, w, 5*time.Second); !slices.Contains(c.Paths, Mounts) || time.Since(began) > time.Second {
-			t.Errorf("noticed %q after %s", c.Paths, time.Since(began))
+		if c := wait(t, w, 20*time.Second); !slices.Contains(c.Paths, Mounts) {
+			t.Errorf("noticed %q", c.Paths)
 		}
+		prompt(t, "step", time.Since(began))
 	}
 }
