@@ -25,6 +25,7 @@ type scanJob struct {
 	open                              scan.Options
 	timeout                           time.Duration
 	all, dryFix, fix                  bool
+	image                             string // as it was given
 	copies                            string
 }
 
@@ -71,6 +72,7 @@ func (j *scanJob) flags(fs *flag.FlagSet) {
 func (j *scanJob) run(ctx context.Context, env *cli.Env, args []string) error {
 	ctx, cancel := context.WithTimeout(ctx, j.timeout)
 	defer cancel()
+	j.image = args[0]
 	if err := j.check(); err != nil {
 		return err
 	}
@@ -206,7 +208,7 @@ func (j *scanJob) print(env *cli.Env, r *scan.Result) error {
 	if r.Failing == 1 {
 		many = "1 problem is open"
 	}
-	failed := cli.Findings(many, "fix the image; or accept what is old: backstayctl scan --write-baseline FILE "+r.Image)
+	failed := cli.Findings(many, "fix the image; or accept what is old: backstayctl scan --write-baseline FILE "+j.image)
 	switch {
 	case j.sarif == "-" || j.junit == "-":
 	case env.JSON:

@@ -74,7 +74,7 @@ func schemaOf(t reflect.Type) schema {
 	case reflect.Int:
 		return schema{"type": "integer"}
 	case reflect.Uint64:
-		return schema{"type": "integer", "minimum": 0, "exclusiveMaximum": 1 << 53}
+		return schema{"type": "integer", "minimum": 0, "exclusiveMaximum": int64(1) << 53}
 	case reflect.String:
 		return schema{"type": "string"}
 	case reflect.Struct:
