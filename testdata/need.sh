@@ -16,6 +16,7 @@ need mosquitto "a real broker that is killed while events flow" /usr/sbin/mosqui
 need qemu-user-static "runs the device packages' tests as arm, mips and mipsle programs" /usr/bin/qemu-mips-static
 need openssl "reads the certificates and replies of our enrolment authority" /usr/bin/openssl
 need bash "the completion script is run in it" /bin/bash
+need openssh-server "sshd -T says how the server reads the configurations that we judge" /usr/sbin/sshd
 need groff-base "the manual pages must be well-formed roff" /usr/bin/groff
 need mount "losetup, for the block device tests" /sbin/losetup
 need nftables "nft lists and loads the same tables as we read and write" /usr/sbin/nft

@@ -201,8 +201,10 @@ func (c dropbearCheck) Check(ctx context.Context, h *Host) Verdict {
 		if len(bad) == 0 && good == "" {
 			good = "dropbear is started with " + printable(args)
 		}
-		if v, err := s.variable(ctx, h, in); err == nil && v.line > 0 && len(bad) > 0 {
-			in.where = at(v.file, v.line)
+		if v, err := s.variable(ctx, h, in); err == nil && v.line > 0 {
+			if in.where = at(v.file, v.line); !slices.Contains(s.read, v.file) {
+				s.read = append(s.read, v.file)
+			}
 		}
 		for _, why := range bad {
 			it := Item{Subject: "dropbear", Where: in.where, Observed: printable(args) + ": " + why, Expected: c.expect()}

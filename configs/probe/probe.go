@@ -107,7 +107,7 @@ func decodeWant(want []byte, v any) error {
 func Kinds() []Kind {
 	return []Kind{
 		// accounts
-		accountKind(), emptyPasswordKind(), passwordDictKind(), passwordHashKind(), uidZeroKind(),
+		accountKind(), privilegeKind(), pamKind(), storedLoginKind(), emptyPasswordKind(), passwordDictKind(), passwordHashKind(), uidZeroKind(),
 
 		// SSH servers
 		sshdKind(), dropbearKind(), authorizedKeysKind(), keyPathsKind(), sshListenKind(), programVersionKind(),

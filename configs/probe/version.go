@@ -14,8 +14,8 @@ import (
 
 const maxProgram = 32 << 20 // bytes of a program that are searched for its version
 
-// version finds the version in a program: what follows marker, up to the first other character. "" when it is not there.
-// It is looked up once for a run.
+// version finds the version in a program: what follows marker, up to the first other character; the highest, because a
+// program also names versions that it has to get along with. "" when it is not there. It is looked up once for a run.
 func (h *Host) version(ctx context.Context, program, marker string) string {
 	if program == "" {
 		return ""
@@ -50,7 +50,7 @@ func (h *Host) findVersion(ctx context.Context, program, marker string) (string,
 	defer f.Close()
 	const overlap = 64
 	buf := make([]byte, overlap+64<<10)
-	kept := 0
+	kept, best := 0, ""
 	for read := 0; read < maxProgram; {
 		if err := ctx.Err(); err != nil {
 			return "", err
@@ -64,19 +64,19 @@ func (h *Host) findVersion(ctx context.Context, program, marker string) (string,
 				break
 			}
 			rest = rest[i+len(marker):]
-			if v := versionText(rest); v != "" {
-				return v, nil
+			if v := versionText(rest); v != "" && (best == "" || versionLess(best, v)) {
+				best = v
 			}
 		}
 		if end {
 			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-				return "", nil
+				return best, nil
 			}
 			return "", fmt.Errorf("read %s: %w", printable(program), cause(err))
 		}
 		kept = copy(buf, buf[kept+n-overlap:kept+n])
 	}
-	return "", nil
+	return best, nil
 }
 
 // versionText takes digits and dots from the start of b; a text without a dot is none.

@@ -20,6 +20,10 @@ func accountDefects() []defect {
 		{rules: []string{"account.trust-files"},
 			files: []file{{name: "etc/hosts.equiv", mode: 0o644, text: "+ +\n"}, {name: "home/admin/.rhosts", mode: 0o600, text: "+ admin\n"}}},
 		{rules: []string{"account.root-terminals"}, files: []file{{name: "etc/securetty", mode: 0o600, text: "# terminals\nconsole\nttyS0\npts/0\n"}}},
+		{rules: []string{"account.privilege-password"}, files: []file{{name: "etc/sudoers.d/admin", mode: 0o440, text: "admin ALL=(ALL) NOPASSWD: ALL\n"}}},
+		{rules: []string{"account.pam-bypass", "account.pam-empty-password"},
+			files: []file{{name: "etc/pam.d/login", mode: 0o644, text: "# login\nauth sufficient pam_permit.so\nauth required pam_unix.so nullok\naccount required pam_unix.so\n"}}},
+		{rules: []string{"account.stored-credentials"}, files: []file{{name: "home/admin/.netrc", mode: 0o600, text: "machine git.example.com\n\tlogin build\n\tpassword Tr0ub4dor\n"}}},
 		{rules: []string{"account.backup-files"}, files: []file{{name: "etc/shadow.bak", mode: 0o644, text: shadow}}},
 	}
 }
@@ -53,6 +57,10 @@ Match Address 10.0.0.0/8
 // loginSkeleton are the programs, and the settings that a safe system has of the SSH servers.
 func loginSkeleton() []file {
 	return []file{
+		{name: "usr/bin/sudo", mode: 0o755, text: "sudo\n"},
+		{name: "etc/sudoers", mode: 0o440, text: "Defaults env_reset\nroot ALL=(ALL:ALL) ALL\nadmin ALL = NOPASSWD: /sbin/reboot\n@includedir /etc/sudoers.d\n"},
+		{name: "etc/pam.d/login", mode: 0o644, text: "# login\nauth required pam_unix.so\nauth required pam_permit.so\naccount required pam_unix.so\n"},
+		{name: "etc/app.conf", mode: 0o644, text: "# url = https://user:password@example.com\nurl = https://$USER:$TOKEN@example.com/api\n"},
 		{name: "usr/sbin/dropbear", mode: 0o755, text: "SSH-2.0-dropbear_2022.83\n"}, {name: "usr/sbin/sshd", mode: 0o755, text: "OpenSSH_9.2p1\n"},
 		{name: "etc/default/dropbear", mode: 0o644, text: "# arguments of the server\nDROPBEAR_ARGS=\"-R -s -jk -T 3 -I 600 -p 192.168.1.1:22\"\n"},
 		{name: "etc/ssh/sshd_config", mode: 0o600, text: `# OpenSSH server
