@@ -156,6 +156,18 @@ func TestAccountFixes(t *testing.T) {
 	})
 }
 
+// A system without shadow may keep the hashes where only root reads them.
+func TestPasswdThatOnlyRootReads(t *testing.T) {
+	dir := tree(t, files{"etc/passwd": "a:" + md5Admin + ":1:1::/:/bin/sh\n"})
+	check := newCheck(t, "account", "hash-in-passwd", "")
+	for mode, want := range map[os.FileMode]probe.Result{0o600: probe.Pass, 0o640: probe.Pass, 0o604: probe.Fail} {
+		must(t, os.Chmod(dir+"/etc/passwd", mode))
+		if v := check.Check(context.Background(), host(t, dir)); v.Result != want {
+			t.Errorf("%o: %s", mode, brief(v))
+		}
+	}
+}
+
 // Of several accounts that are open the last keeps its password: a person who comes to mend the rest must get in.
 func TestTheLastLoginStaysOpen(t *testing.T) {
 	h := host(t, tree(t, files{"etc/passwd": "root::0:0::/:/bin/sh\nb::1:1::/:/bin/sh\n"}))

@@ -246,7 +246,11 @@ func (c dropbearCheck) Fix(ctx context.Context, h *Host, want func(string) bool)
 		return nil, err
 	}
 	if s.uci {
-		return c.fixUCI(ctx, h)
+		out, err := c.fixUCI(ctx, h)
+		if err != nil {
+			return nil, err
+		}
+		return proved(ctx, h, c, out)
 	}
 	done := map[string]bool{}
 	var out []Change
@@ -268,7 +272,7 @@ func (c dropbearCheck) Fix(ctx context.Context, h *Host, want func(string) bool)
 		}
 		out = append(out, ch...)
 	}
-	return out, nil
+	return proved(ctx, h, c, out)
 }
 
 // keepsAWayIn refuses to switch off the only way in.

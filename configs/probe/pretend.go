@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 )
 
 // planned is what a path would be after the changes that were pretended.
@@ -42,6 +43,20 @@ func (h *Host) Pretend(c Change) {
 	}
 	h.over[c.Path] = o
 	h.Forget(c.Path)
+}
+
+// proved gives a plan back if the check passes once it is carried out, which is tried without writing. A file may be such
+// that an edit of one line does not do what it says: a quote that goes on over lines, a second place that sets the same.
+func proved(ctx context.Context, h *Host, c Check, plan []Change) ([]Change, error) {
+	after := newHost(h.tree, h.skip)
+	after.root, after.live, after.over, after.guesses, after.versions = h.root, h.live, maps.Clone(h.over), h.guesses, h.versions
+	for _, ch := range plan {
+		after.Pretend(ch)
+	}
+	if v := c.Check(ctx, after); v.Result == Fail || v.Result == Unknown {
+		return nil, fmt.Errorf("an edit of the settings would not help: %w", ErrNoFix)
+	}
+	return plan, nil
 }
 
 // pretended adjusts what Lstat said for a resolved path.

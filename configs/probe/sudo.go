@@ -369,19 +369,23 @@ func (c privilegeCheck) Fix(ctx context.Context, h *Host, want func(string) bool
 	return out, nil
 }
 
-// dropWord takes a word out of a line, with the blank before it.
+// dropWord takes a word out of a line, wherever it is before a comment, with the blank before it.
 func dropWord(line, word string) string {
+	code, comment := line, ""
+	if i := strings.IndexByte(line, '#'); i >= 0 {
+		code, comment = line[:i], line[i:]
+	}
+	blank := func(s string, i int) bool { return i < 0 || i >= len(s) || strings.IndexByte(" \t\r", s[i]) >= 0 }
 	for i := 0; ; {
-		j := strings.Index(line[i:], word)
+		j := strings.Index(code[i:], word)
 		if j < 0 {
-			return line
+			return code + comment
 		}
 		j += i
-		end := j + len(word)
-		before, after := j == 0 || strings.IndexByte(" \t", line[j-1]) >= 0, end == len(line) || strings.IndexByte(" \t#\r", line[end]) >= 0
-		if before && after {
-			return line[:max(0, j-1)] + line[end:]
+		if end := j + len(word); blank(code, j-1) && blank(code, end) {
+			code, i = code[:max(0, j-1)]+code[end:], max(0, j-1)
+		} else {
+			i = end
 		}
-		i = end
 	}
 }
