@@ -375,7 +375,7 @@ func dropWord(line, word string) string {
 	if i := strings.IndexByte(line, '#'); i >= 0 {
 		code, comment = line[:i], line[i:]
 	}
-	blank := func(s string, i int) bool { return i < 0 || i >= len(s) || strings.IndexByte(" \t\r", s[i]) >= 0 }
+	blank := func(s string, i int) bool { return i < 0 || i >= len(s) || strings.IndexByte(" \t\r\f\v", s[i]) >= 0 }
 	for i := 0; ; {
 		j := strings.Index(code[i:], word)
 		if j < 0 {
