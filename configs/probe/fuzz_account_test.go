@@ -2,7 +2,11 @@
 
 package probe_test
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/backstay/backstay/configs/probe"
+)
 
 func FuzzAccountKind(f *testing.F) {
 	fuzzFile(f, "etc/passwd", "account", "hash-in-passwd", "", files{"etc/shadow": "b:*:1\n"},
@@ -97,4 +101,11 @@ func FuzzSshListen(f *testing.F) {
 
 func FuzzVersion(f *testing.F) {
 	fuzzFile(f, "usr/sbin/dropbear", "program-version", "/usr/sbin/dropbear", `{"marker":"dropbear_","min":"2020.79"}`, nil, "dropbear_2019.78", "dropbear_dropbear_2022.83x", "dropbear_99999999999999999.1", "dropbear_...")
+}
+
+func FuzzLoginText(f *testing.F) {
+	for _, s := range []string{"a=\"b'c\\", "permit nopass setenv { a", "a b=(c) NOPASSWD:d, \\", "http://a:b@c", "auth [a b", "config x 'y", "-T3 -p [::]:1", "abOV.DfJmdnYw", "_J9..rasmVg5xP995t1o", edKey, "A=\"", "1h2m:3"} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) { probe.ReadLoginText(data) })
 }
