@@ -11,6 +11,8 @@ func TestPrivilegeChecks(t *testing.T) {
 	runChecks(t, map[string]checkCase{
 		"all":                     {sudo("a ALL=(ALL) NOPASSWD: ALL\n"), "privilege", "sudo", "", "fail; /etc/sudoers:1 NOPASSWD: ALL"},
 		"group":                   {sudo("%wheel ALL=(ALL:ALL)NOPASSWD:ALL\n"), "privilege", "sudo", "", "fail; /etc/sudoers:1"},
+		"tabs":                    {sudo("a\tALL=(ALL)\tNOPASSWD:\tALL\n@includedir\t/etc/sudoers.d\n"), "privilege", "sudo", `{"allow":["b"]}`, "fail; /etc/sudoers:1 NOPASSWD: ALL"},
+		"tabs, allowed":           {sudo("a\tALL=(ALL)\tNOPASSWD:\tALL\n"), "privilege", "sudo", `{"allow":["a"]}`, "pass"},
 		"commented":               {sudo("# a ALL=(ALL) NOPASSWD: ALL\na ALL=(ALL) ALL # NOPASSWD: ALL\n"), "privilege", "sudo", "", "pass"},
 		"by number":               {sudo("#1000 ALL=(ALL) NOPASSWD: ALL\n"), "privilege", "sudo", "", "fail; /etc/sudoers:1"},
 		"root itself":             {sudo("root ALL=(ALL) NOPASSWD: ALL\n"), "privilege", "sudo", "", "pass"},

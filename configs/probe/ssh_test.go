@@ -309,6 +309,8 @@ func TestSshFixes(t *testing.T) {
 		"list":                  {withKey(files{"etc/ssh/sshd_config": "Ciphers aes128-cbc,aes256-ctr\n"}), "sshd", "Ciphers", ciphers, "etc/ssh/sshd_config", "Ciphers aes256-ctr\n"},
 		"plus list":             {withKey(files{"etc/ssh/sshd_config": "Ciphers +aes128-cbc,aes256-ctr\n"}), "sshd", "Ciphers", ciphers, "etc/ssh/sshd_config", "Ciphers +aes256-ctr\n"},
 		"nothing left":          {withKey(files{"etc/ssh/sshd_config": "Ciphers aes128-cbc\n"}), "sshd", "Ciphers", ciphers, "", ""},
+		"leave out by pattern":  {files{"usr/sbin/sshd": "OpenSSH_8.4p1", "etc/ssh/sshd_config": ""}, "sshd", "HostKeyAlgorithms", `{"deny":["ssh-rsa"]}`, "etc/ssh/sshd_config", "HostKeyAlgorithms -ssh-rsa\n"},
+		"too old to leave out":  {files{"usr/sbin/sshd": "OpenSSH_7.4p1", "etc/ssh/sshd_config": ""}, "sshd", "HostKeyAlgorithms", `{"deny":["ssh-rsa"]}`, "", ""},
 		"environment":           {withKey(files{"etc/ssh/sshd_config": "AcceptEnv LANG *\nAcceptEnv *\n"}), "sshd", "AcceptEnv", `{"deny":["[*]"],"default":"none"}`, "etc/ssh/sshd_config", "AcceptEnv LANG\n# disabled by backstay: AcceptEnv *\n"},
 		"command line":          {withKey(files{"etc/ssh/sshd_config": "", "etc/inittab": "::respawn:/usr/sbin/sshd -D -oPasswordAuthentication=yes\n"}), "sshd", "PasswordAuthentication", noPass, "", ""},
 		"no key":                {files{"etc/passwd": noKeys, "usr/sbin/sshd": "x", "etc/ssh/sshd_config": ""}, "sshd", "PasswordAuthentication", noPass, "", ""},

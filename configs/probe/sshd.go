@@ -331,6 +331,8 @@ func (c sshdCheck) Fix(ctx context.Context, h *Host, want func(string) bool) ([]
 		switch {
 		case value == "" && !b.unset && c.adds():
 			err = e.drop(ctx, b.line)
+		case b.unset && c.algorithms() && versionLess(h.version(ctx, s.program, "OpenSSH_"), "7.5"):
+			err = fmt.Errorf("this version of sshd does not know how to leave an algorithm out and would not start: %w", ErrNoFix)
 		case value == "":
 			err = fmt.Errorf("nothing would be left of %s: %w", printable(b.what), ErrNoFix)
 		case b.unset:

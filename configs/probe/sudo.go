@@ -134,7 +134,7 @@ func (s *sudoers) read(ctx context.Context, name string) error {
 	s.files = append(s.files, name)
 	s.lines[name] = logicalLines(t)
 	for _, l := range s.lines[name] {
-		word, rest, _ := strings.Cut(l.text, " ")
+		word, rest := cutWord(l.text)
 		to := strings.Trim(strings.TrimSpace(rest), `"`)
 		if !strings.HasPrefix(to, "/") {
 			to = path.Join(path.Dir(name), to)
@@ -169,6 +169,14 @@ func (s *sudoers) read(ctx context.Context, name string) error {
 	return nil
 }
 
+// cutWord splits at the first blank.
+func cutWord(s string) (word, rest string) {
+	if i := strings.IndexAny(s, " \t"); i >= 0 {
+		return s[:i], s[i+1:]
+	}
+	return s, ""
+}
+
 func splitList(s string) []string {
 	var out []string
 	for w := range strings.SplitSeq(s, ",") {
@@ -183,7 +191,7 @@ func (s *sudoers) grants() []grant {
 	for _, f := range s.files {
 		for _, l := range s.lines[f] {
 			g := grant{file: f, line: l.first, last: l.last}
-			word, rest, _ := strings.Cut(l.text, " ")
+			word, rest := cutWord(l.text)
 			switch {
 			case strings.HasPrefix(word, "Defaults"):
 				if slices.Contains(splitList(rest), "!authenticate") {
