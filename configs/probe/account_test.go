@@ -192,7 +192,7 @@ func TestGuessesGoOnWhereTheyEnded(t *testing.T) {
 		h.Remember(&g)
 		began := time.Now()
 		v := check.Check(context.Background(), h)
-		if d := time.Since(began); d > 5*time.Second {
+		if d := time.Since(began); d > 30*time.Second { // one guess, under emulation on a busy machine
 			t.Fatalf("a run took %v", d)
 		}
 		if v.Result == probe.Pass {
