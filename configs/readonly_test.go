@@ -4,6 +4,8 @@ package configs_test
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"os"
 	"os/exec"
@@ -175,8 +177,10 @@ func TestReadOnlyRootIsReported(t *testing.T) {
 	wantFile(t, "/etc/app.conf", "# app\ndebug=1\n", 0o640, 7)
 	// A copy that somebody put into the list does not name a file elsewhere.
 	e = readOnlyEngine(t, configs.BindReadOnly)
+	sum := sha256.Sum256([]byte("0666 0 0\nx\n"))
+	original := hex.EncodeToString(sum[:])
 	must(t, os.WriteFile("/state/evil", []byte("evil\n"), 0o600))
-	must(t, os.WriteFile("/state/configs/binds.json", []byte(`[{"path":"\"/etc/secret\"","file":"../../evil","original":""},{"path":"\"/etc/app.conf\"","file":"none","original":"00"}]`), 0o600))
+	must(t, os.WriteFile("/state/configs/binds.json", []byte(`[{"path":"\"/etc/secret\"","file":"../../evil","original":"`+original+`"},{"path":"\"/etc/app.conf\"","file":"none","original":"00"}]`), 0o600))
 	must(t, e.Rebind(context.Background()))
 	wantFile(t, "/etc/secret", "x\n", 0o666, 0)
 	if b, err := os.ReadFile("/state/configs/binds.json"); err != nil || strings.TrimSpace(string(b)) != "null" {
