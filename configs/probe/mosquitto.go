@@ -246,7 +246,7 @@ func (c mosquittoCheck) Check(ctx context.Context, h *Host) Verdict {
 func (c mosquittoCheck) bad(b broker, version int) (items []Item, unclear bool) {
 	list := b.listeners
 	if len(list) == 0 {
-		list = []brokerListener{{name: "1883", file: b.files[0]}}
+		list = []brokerListener{{name: "1883", file: b.files[0], anonymous: b.anonymous}}
 		if version >= 2 {
 			return nil, false
 		}
@@ -313,7 +313,7 @@ func (c mosquittoCheck) Fix(ctx context.Context, h *Host, want func(string) bool
 				t.insert(n+1, "allow_anonymous false")
 			}
 		}
-		if f == b.files[0] && !b.perListen && !b.anonymous.set {
+		if f == b.files[0] && (!b.perListen || len(b.listeners) == 0) && !b.anonymous.set {
 			t.insert(1, "allow_anonymous false")
 		}
 		out = append(out, t.changes(true)...)

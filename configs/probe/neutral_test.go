@@ -162,7 +162,7 @@ func TestSignal(t *testing.T) {
 	cmd := sleeper(t)
 	pid := cmd.Process.Pid
 	target := probe.TargetOf(h, pid)
-	wrong := []probe.Target{target, target, target, target, {PID: 1, Name: "TERM"}, {PID: os.Getpid(), Name: "TERM"}}
+	wrong := []probe.Target{target, target, target, target, probe.TargetOf(h, 1), probe.TargetOf(h, os.Getpid())}
 	wrong[0].Started++
 	wrong[1].Exe = "/bin/other"
 	wrong[2].Inode = 1

@@ -137,22 +137,23 @@ func TestMosquitto(t *testing.T) {
 		return files{"etc/mosquitto/mosquitto.conf": s, "usr/sbin/mosquitto": bin}
 	}
 	checkCases(t, map[string]serviceCase{
-		"version 1 default":      {conf("listener 1883\n", v1), "mosquitto", "listeners", find, "fail; /etc/mosquitto/mosquitto.conf:1 allow_anonymous is not set, which means true before version 2"},
-		"version 2 default":      {conf("listener 1883\n", v2), "mosquitto", "listeners", find, "pass"},
-		"no listener, version 1": {conf("# x\n", v1), "mosquitto", "listeners", find, "fail"},
-		"no listener, version 2": {conf("", v2), "mosquitto", "listeners", find, "pass"},
-		"unknown version":        {conf("listener 1883\n", "x"), "mosquitto", "listeners", find, "unknown"},
-		"said anyway":            {conf("listener 1883\nallow_anonymous false\n", "x"), "mosquitto", "listeners", find, "pass"},
-		"allowed":                {conf("listener 1883\nallow_anonymous true\n", v2), "mosquitto", "listeners", find, "fail; /etc/mosquitto/mosquitto.conf:2"},
-		"allowed on loopback":    {conf("listener 1883 127.0.0.1\nallow_anonymous true\n", v2), "mosquitto", "listeners", find, "pass"},
-		"unix socket":            {conf("listener 0 /run/m.sock\nallow_anonymous true\n", v2), "mosquitto", "listeners", find, "pass"},
-		"per listener":           {conf("per_listener_settings true\nlistener 1883 ::1\nallow_anonymous true\nlistener 1884\nallow_anonymous false\n", v2), "mosquitto", "listeners", find, "pass"},
-		"per listener, bad":      {conf("per_listener_settings true\nlistener 1883\nallow_anonymous false\nlistener 1884\nallow_anonymous true\n", v2), "mosquitto", "listeners", find, "fail; /etc/mosquitto/mosquitto.conf:5"},
-		"included":               {files{"etc/mosquitto/mosquitto.conf": "include_dir /etc/mosquitto/conf.d\n", "etc/mosquitto/conf.d/a.conf": "listener 1883\nallow_anonymous true\n"}, "mosquitto", "listeners", find, "fail; /etc/mosquitto/conf.d/a.conf:2"},
-		"package":                {files{"etc/mosquitto/mosquitto.conf": "listener 1883\n", "usr/sbin/mosquitto": "x", "usr/lib/opkg/status": "Package: a\nVersion: 2\n\nPackage: mosquitto\nVersion: 1.5.8-1\n"}, "mosquitto", "listeners", find, "fail"},
-		"plain":                  {conf("listener 1883\nlistener 8883\ncertfile /x\nlistener 1 127.0.0.1\n", v2), "mosquitto", "listeners", `{"find":["plain"]}`, "fail; /etc/mosquitto/mosquitto.conf:1 no certfile: clear text"},
-		"no broker":              {files{"etc/inittab": ""}, "mosquitto", "listeners", find, "not-applicable"},
-		"include of itself":      {conf("include_dir /etc/mosquitto\nallow_anonymous false\n", v1), "mosquitto", "listeners", find, "pass"},
+		"version 1 default":         {conf("listener 1883\n", v1), "mosquitto", "listeners", find, "fail; /etc/mosquitto/mosquitto.conf:1 allow_anonymous is not set, which means true before version 2"},
+		"version 2 default":         {conf("listener 1883\n", v2), "mosquitto", "listeners", find, "pass"},
+		"no listener, version 1":    {conf("# x\n", v1), "mosquitto", "listeners", find, "fail"},
+		"no listener, version 2":    {conf("", v2), "mosquitto", "listeners", find, "pass"},
+		"unknown version":           {conf("listener 1883\n", "x"), "mosquitto", "listeners", find, "unknown"},
+		"said anyway":               {conf("listener 1883\nallow_anonymous false\n", "x"), "mosquitto", "listeners", find, "pass"},
+		"allowed":                   {conf("listener 1883\nallow_anonymous true\n", v2), "mosquitto", "listeners", find, "fail; /etc/mosquitto/mosquitto.conf:2"},
+		"allowed on loopback":       {conf("listener 1883 127.0.0.1\nallow_anonymous true\n", v2), "mosquitto", "listeners", find, "pass"},
+		"unix socket":               {conf("listener 0 /run/m.sock\nallow_anonymous true\n", v2), "mosquitto", "listeners", find, "pass"},
+		"per listener, no listener": {conf("allow_anonymous false\nper_listener_settings true\n", v1), "mosquitto", "listeners", find, "pass"},
+		"per listener":              {conf("per_listener_settings true\nlistener 1883 ::1\nallow_anonymous true\nlistener 1884\nallow_anonymous false\n", v2), "mosquitto", "listeners", find, "pass"},
+		"per listener, bad":         {conf("per_listener_settings true\nlistener 1883\nallow_anonymous false\nlistener 1884\nallow_anonymous true\n", v2), "mosquitto", "listeners", find, "fail; /etc/mosquitto/mosquitto.conf:5"},
+		"included":                  {files{"etc/mosquitto/mosquitto.conf": "include_dir /etc/mosquitto/conf.d\n", "etc/mosquitto/conf.d/a.conf": "listener 1883\nallow_anonymous true\n"}, "mosquitto", "listeners", find, "fail; /etc/mosquitto/conf.d/a.conf:2"},
+		"package":                   {files{"etc/mosquitto/mosquitto.conf": "listener 1883\n", "usr/sbin/mosquitto": "x", "usr/lib/opkg/status": "Package: a\nVersion: 2\n\nPackage: mosquitto\nVersion: 1.5.8-1\n"}, "mosquitto", "listeners", find, "fail"},
+		"plain":                     {conf("listener 1883\nlistener 8883\ncertfile /x\nlistener 1 127.0.0.1\n", v2), "mosquitto", "listeners", `{"find":["plain"]}`, "fail; /etc/mosquitto/mosquitto.conf:1 no certfile: clear text"},
+		"no broker":                 {files{"etc/inittab": ""}, "mosquitto", "listeners", find, "not-applicable"},
+		"include of itself":         {conf("include_dir /etc/mosquitto\nallow_anonymous false\n", v1), "mosquitto", "listeners", find, "pass"},
 	})
 }
 
@@ -363,7 +364,11 @@ func TestSettingFixes(t *testing.T) {
 		"uci":      {"setting", "/etc/v", `{"form":"uci","section":"s","keys":["a"],"one_of":["1"],"default":"0","set":"1"}`, "config s x\n\toption b 2\n\nconfig s\n\toption a \"0\"\n", "config s x\n\toption b 2\n\toption a '1'\n\nconfig s\n\toption a '1'\n"},
 		"exports":  {"exports", "/etc/v", `{"deny":["everybody"]}`, "/a \\\n  *(rw)\n/b h(rw)\n", "# disabled by backstay: /a \n# disabled by backstay:   *(rw)\n/b h(rw)\n"},
 	} {
-		dir := tree(t, files{"etc/v": c.before})
+		at := "etc/v"
+		if c.kind == "mosquitto" {
+			at = "etc/mosquitto/mosquitto.conf"
+		}
+		dir := tree(t, files{at: c.before, "usr/sbin/mosquitto": "\x001.6.12\x00"})
 		check, ctx := newCheck(t, c.kind, c.target, c.want), context.Background()
 		h := host(t, dir)
 		plan, err := check.Fix(ctx, h, func(string) bool { return true })
