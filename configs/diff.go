@@ -28,6 +28,10 @@ func diffOf(c probe.Change) string {
 		return fmt.Sprintf("link %s -> %s\n", name, quoted(string(c.After)))
 	case probe.Signal:
 		return fmt.Sprintf("signal %s to %s, process %d\n", c.To.Name, quoted(c.To.Exe), c.To.PID)
+	case probe.Remount:
+		return fmt.Sprintf("mount %s: %s -> %s\n", name, orNone(string(c.Before)), orNone(string(c.After)))
+	case probe.Capability:
+		return fmt.Sprintf("capabilities %s: %s -> %s\n", name, orNone(probe.CapabilityText(c.Before)), orNone(probe.CapabilityText(c.After)))
 	case probe.Create:
 		return "--- /dev/null\n+++ " + name + "\n" + hunks(nil, lines(c.After, c.Redact))
 	case probe.Remove:
@@ -39,6 +43,12 @@ func diffOf(c probe.Change) string {
 
 // quoted is a name that can go into one line.
 func quoted(s string) string { return strings.Trim(strconv.QuoteToASCII(s), `"`) }
+func orNone(s string) string {
+	if s == "" {
+		return "none"
+	}
+	return s
+}
 
 // lines splits text; control characters are quoted so that a hostile file cannot drive a terminal.
 func lines(data []byte, redact func(string) string) []string {

@@ -170,8 +170,8 @@ func TestPlantedIsFoundAndItsTwinIsClean(t *testing.T) {
 func TestEveryBaseRuleIsPlanted(t *testing.T) {
 	_, planted := plant(t)
 	for _, r := range load(t, "base").Rules {
-		if r.Applies != nil && r.Applies.Live != nil && *r.Applies.Live {
-			continue // a tree has no processes
+		if slices.Contains(plantroot.RootOnly(), r.ID) || r.Applies != nil && r.Applies.Live != nil && *r.Applies.Live {
+			continue // not for everybody to plant, or not in an image
 		}
 		if !slices.Contains(planted, r.ID) {
 			t.Errorf("no defect is planted for %s", r.ID)
@@ -213,7 +213,7 @@ func TestApplyMendsAndASecondApplyWritesNothing(t *testing.T) {
 			t.Errorf("%s is %s: %s %v", id, f.Result, f.Reason, f.Evidence)
 		}
 	}
-	if len(done) < len(want)-3 {
+	if len(done) < len(want)-6 {
 		t.Errorf("fixed %q, want nearly all of %q", done, want)
 	}
 	// With passwords off there is nothing left to guess.
@@ -239,7 +239,7 @@ func TestApplyWithoutNamesLeavesWhatCouldLockOut(t *testing.T) {
 		switch {
 		case f.Fix == configs.FixConfirm && f.Result != configs.Fail:
 			t.Errorf("%s: %s", f.Rule, f.Result)
-		case f.Fix == configs.FixAuto && f.Result != configs.Fixed:
+		case f.Fix == configs.FixAuto && f.Result != configs.Fixed && f.Result != configs.Pass: // the fix of another rule may have mended it
 			t.Errorf("%s: %s %s", f.Rule, f.Result, f.Reason)
 		}
 	}
@@ -262,9 +262,11 @@ func TestFixesKeepEverythingElseOfAFile(t *testing.T) {
 	e := engine(t, dir, load(t, "base"))
 	apply(t, e, false, fixableIDs(e.Policy)...)
 	for name, want := range map[string]string{
-		"etc/default/dropbear":          "# arguments of the server\nDROPBEAR_ARGS=\"-I 900 -T 3 -j -k -s -R -p 22\" # factory\n",
-		"etc/ssh/sshd_config":           "# OpenSSH server\nAllowAgentForwarding no\nAllowTcpForwarding no\nClientAliveInterval 300\nMaxStartups 10:30:60\nLoginGraceTime 60\nMaxAuthTries 4\nKbdInteractiveAuthentication no\nPasswordAuthentication no\nPermitRootLogin prohibit-password\nPermitEmptyPasswords no\nHostbasedAuthentication no\nCiphers aes256-ctr\nAcceptEnv LANG\nMatch Address 10.0.0.0/8\n\tPasswordAuthentication no\n",
-		"etc/fstab":                     "# device	mount	type	options	dump pass\nproc	/proc	proc	defaults,nosuid,nodev,noexec	0	0\ntmpfs	/tmp	tmpfs	mode=1777,nosuid,nodev	0	0\n",
+		"etc/default/dropbear": "# arguments of the server\nDROPBEAR_ARGS=\"-I 900 -T 3 -j -k -s -R -p 22\" # factory\n",
+		"etc/ssh/sshd_config":  "# OpenSSH server\nAllowAgentForwarding no\nAllowTcpForwarding no\nClientAliveInterval 300\nMaxStartups 10:30:60\nLoginGraceTime 60\nMaxAuthTries 4\nKbdInteractiveAuthentication no\nPasswordAuthentication no\nPermitRootLogin prohibit-password\nPermitEmptyPasswords no\nHostbasedAuthentication no\nCiphers aes256-ctr\nAcceptEnv LANG\nMatch Address 10.0.0.0/8\n\tPasswordAuthentication no\n",
+		"etc/fstab": "# device	mount	type	options	dump pass\nproc	/proc	proc	defaults,nosuid,nodev,noexec	0	0\ntmpfs	/tmp	tmpfs	mode=1777,nosuid,nodev	0	0\n" +
+			"tmpfs	/var/tmp	tmpfs	mode=1777,nosuid,nodev	0	0\ntmpfs	/dev/shm	tmpfs	mode=1777,nosuid,nodev	0	0\ntmpfs	/run	tmpfs	mode=0755,nosuid,nodev	0	0\ndevtmpfs	/dev	devtmpfs	defaults,nosuid	0	0\n" +
+			"/dev/mmcblk0p3	/data	ext4	noatime,nosuid,nodev	0	2\ntmpfs	/etc/dropbear	tmpfs	mode=0700	0	0\ntmpfs	/var/log	tmpfs	nosuid,nodev	0	0\n/dev/sda1	/media/usb	vfat	sync,nosuid,nodev,noexec	0	0\n",
 		"etc/shadow":                    "root:*:19000:0:99999:7:::\ndaemon:*:19000:0:99999:7:::\nwww-data:*:19000:0:99999:7:::\nadmin:*:19000:0:99999:7:::\nguest:!*:19000:0:99999:7:::\nlp:$1$saltsalt$xxxxxxxxxxxxxxxxxxxxxx::0:99999:7:::\n",
 		"proc/sys/kernel/kptr_restrict": "2\n",
 	} {

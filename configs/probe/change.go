@@ -24,16 +24,18 @@ const (
 	Chmod  Op = "chmod"  // set permission, setuid, setgid and sticky bits
 	Kernel Op = "kernel" // write a value below /proc/sys, in place
 
-	Unlink  Op = "unlink"  // take away the symbolic link that says Before
-	Symlink Op = "symlink" // make a symbolic link that says After, where nothing is
-	Signal  Op = "signal"  // tell a running process to end or to read its files again; it has no inverse
+	Unlink     Op = "unlink"     // take away the symbolic link that says Before
+	Symlink    Op = "symlink"    // make a symbolic link that says After, where nothing is
+	Signal     Op = "signal"     // tell a running process to end or to read its files again; it has no inverse
+	Remount    Op = "remount"    // give the mount at Path the options After, of those that Before and After are about
+	Capability Op = "capability" // set or remove the capabilities of a program
 )
 
 // Change is one planned write. Path is resolved: absolute inside the root and without links.
 type Change struct {
 	Op            Op
 	Path          string
-	Before, After []byte      // Edit, Create, Remove, Kernel; Unlink, Symlink: the text of the link
+	Before, After []byte      // Edit, Create, Remove, Kernel; Unlink, Symlink: the text of the link; Remount: nodev,nosuid; Capability: the attribute
 	OldMode, Mode fs.FileMode // Chmod: both; Create: Mode; Remove: OldMode
 	UID, GID      uint32      // Remove: whose file it was, for the inverse
 	To            *Target     `json:",omitempty"` // Signal: which process
@@ -110,6 +112,10 @@ func (h *Host) Apply(ctx context.Context, c Change) error {
 		err = h.chmod(c)
 	case Kernel:
 		err = h.kernel(c)
+	case Remount:
+		err = h.remount(ctx, c)
+	case Capability:
+		err = h.setCapability(c)
 	default:
 		err = errors.New("unknown operation")
 	}

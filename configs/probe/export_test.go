@@ -5,12 +5,16 @@ package probe
 import (
 	"os"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // Seams for the tests outside the package.
 var (
 	PrivateKey = privateKey
 	WholeKey   = wholeKey
+	Matches    = lineMatches
+	Unsound    = unsound
 	SchemeOf   = schemeOf
 	Verifier   = verifier
 	Printable  = printable
@@ -31,3 +35,8 @@ func SubTree(t testing.TB, root *os.Root, name string) Tree {
 
 // LimitWalk makes walks of h end after n entries.
 func LimitWalk(h *Host, n int) { h.entries = n }
+
+// RemountOld adds a flag to a mount that has options, as on kernels without mount_setattr.
+func RemountOld(fd int, options []string, flag uintptr) error {
+	return remountOld(fd, unix.MS_BIND|restated(options)|flag, "")
+}

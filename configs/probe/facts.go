@@ -43,6 +43,7 @@ type fact struct {
 // facts is what one walk found below start. All rules about the whole tree share it: a full Debian root has 60 000 entries,
 // and each walk of them costs a tenth of a second on a PC and seconds on a small board.
 type facts struct {
+	h     *Host
 	start string
 	dev   uint64
 	list  []fact
@@ -69,7 +70,7 @@ func (h *Host) facts(ctx context.Context, start string) (*facts, error) {
 			return f, nil
 		}
 	}
-	f := &facts{start: in.Path, dev: in.Dev}
+	f := &facts{h: h, start: in.Path, dev: in.Dev}
 	f.uids, f.gids = h.owners(ctx)
 	f.err = h.Walk(ctx, f.start, func(tree Tree, name string, in Info) error {
 		f.see(tree, name, in)
@@ -127,7 +128,11 @@ func (f *facts) seeFile(tree Tree, name string, in Info) {
 	}
 	// A capability works when the file is executed: the attribute of others is not asked for, they are most files.
 	if t, ok := tree.(attrTree); ok && in.Mode&0o111 != 0 {
-		if v, err := t.Attr(name, capabilityAttr); err == nil && len(v) > 0 {
+		v, err := t.Attr(name, capabilityAttr)
+		if o, ok := f.h.over[in.Path]; ok && o.caps != nil {
+			v, err = *o.caps, nil
+		}
+		if err == nil && len(v) > 0 {
 			f.keep(capable, in, v)
 		} else if err != nil && !noAttr(err) && f.err == nil {
 			f.err = err

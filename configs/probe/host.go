@@ -163,7 +163,10 @@ type Info struct {
 // Resolve turns a path of the inspected system into the path of the file itself: absolute, without links, never outside
 // the root (".." stops there, as in a chroot). The last element may be missing; then the error is fs.ErrNotExist and the
 // path says where it would be.
-func (h *Host) Resolve(name string) (string, error) {
+func (h *Host) Resolve(name string) (string, error) { return h.resolve(name, nil) }
+
+// resolve is Resolve, and tells via of every directory and link on the way, and of the file at its end.
+func (h *Host) resolve(name string, via func(in Info)) (string, error) {
 	rest := strings.Split(name, "/")
 	var done []string
 	for links, steps := 0, 0; len(rest) > 0; steps++ {
@@ -190,6 +193,9 @@ func (h *Host) Resolve(name string) (string, error) {
 				return "/" + at, fmt.Errorf("%s: %w", printable(name), fs.ErrNotExist)
 			}
 			return "", fmt.Errorf("%s: %w", printable(name), cause(err))
+		}
+		if via != nil {
+			via(infoOf("/"+at, fi))
 		}
 		if fi.Mode()&fs.ModeSymlink == 0 {
 			done = append(done, el)

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"strings"
 )
 
 // planned is what a path would be after the changes that were pretended.
@@ -17,6 +18,9 @@ type planned struct {
 	gone bool
 	mode *fs.FileMode
 	link string // what a link says that is not there yet
+
+	remount []string // options of the mount there
+	caps    *[]byte
 }
 
 // Pretend makes later reads see c as if it had been applied, without writing. A dry run is a run on pretended changes.
@@ -31,6 +35,11 @@ func (h *Host) Pretend(c Change) {
 		o.mode = &mode
 	case Signal:
 		return // processes are as they are until it is sent
+	case Remount:
+		o.remount = strings.FieldsFunc(string(c.After), func(r rune) bool { return r == ',' })
+		o.remount = append([]string{}, o.remount...)
+	case Capability:
+		o.caps = &c.After
 	case Remove, Unlink:
 		o = planned{gone: true}
 	case Symlink:
@@ -116,6 +125,13 @@ func (h *Host) Holds(ctx context.Context, c Change) bool {
 }
 
 func (h *Host) has(ctx context.Context, c Change, want []byte) bool {
+	switch c.Op {
+	case Remount:
+		now := h.mountState(ctx, c.Path)
+		return now != nil && bytes.Equal(now, want)
+	case Capability:
+		return bytes.Equal(h.capabilityOf(c.Path), want)
+	}
 	now, err := h.Read(ctx, c.Path)
 	return err == nil && equalBytes(c.Op, now, want)
 }

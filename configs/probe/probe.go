@@ -120,10 +120,14 @@ func Kinds() []Kind {
 		sysctlKind(), sysctlIfaceKind(),
 
 		// files and mounts
-		fileAbsentKind(), fileLineKind(), fileModeKind(), startFilesKind(), setuidKind(), mountKind(),
+		fileAbsentKind(), fileLineKind(), fileModeKind(), startFilesKind(), setuidKind(), treeKind(), chainKind(), pathKind(), umaskKind(),
+		deviceModesKind(), persistentKind(), linesKind(), mountKind(), mountClassKind(), encryptedKind(),
 
 		// keys and certificates
-		secretKind(),
+		secretKind(), keyModesKind(), certificateKind(),
+
+		// time, logs, updates
+		startedKind(), clockKind(),
 	}
 }
 

@@ -26,6 +26,8 @@ type file struct {
 	mode fs.FileMode
 	text string
 	link string
+
+	after func(path string) error // what is done to the file at last
 }
 
 // Clean makes a tree in dir in which every rule of the built-in profiles passes or does not apply.
@@ -33,7 +35,8 @@ func Clean(dir string) error {
 	return write(dir, skeleton())
 }
 
-// Plant makes the same tree with one defect for each rule id that it returns, sorted. Rules not named have none.
+// Plant makes the same tree with one defect for each rule id that it returns, sorted. Rules not named have none. Some defects
+// only root can plant: see [RootOnly].
 func Plant(dir string) ([]string, error) {
 	if err := write(dir, skeleton()); err != nil {
 		return nil, err
@@ -44,6 +47,9 @@ func Plant(dir string) ([]string, error) {
 	}
 	var ids []string
 	for _, d := range defects(key) {
+		if d.root && os.Getuid() != 0 {
+			continue
+		}
 		if err := write(dir, d.files); err != nil {
 			return nil, fmt.Errorf("plant %v: %w", d.rules, err)
 		}
@@ -51,6 +57,17 @@ func Plant(dir string) ([]string, error) {
 	}
 	slices.Sort(ids)
 	return ids, nil
+}
+
+// RootOnly lists the rules whose defects only root can plant.
+func RootOnly() []string {
+	var ids []string
+	for _, d := range defects("") {
+		if d.root {
+			ids = append(ids, d.rules...)
+		}
+	}
+	return ids
 }
 
 func write(dir string, files []file) error {
@@ -76,6 +93,11 @@ func write(dir string, files []file) error {
 		}
 		if err := os.Chmod(p, f.mode); err != nil { // whatever the umask is
 			return err
+		}
+		if f.after != nil {
+			if err := f.after(p); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -104,6 +126,7 @@ func skeleton() []file {
 		out = append(out, file{name: "bin/" + applet, link: "/bin/busybox"})
 	}
 	out = append(out, file{name: "sbin/init", link: "/bin/busybox"}, file{name: "var/run", link: "/run"}, file{name: "run/", mode: 0o755})
+	out = append(out, fileSkeleton()...)
 	out = append(out, kernelSkeleton()...)
 	out = append(out, loginSkeleton()...)
 	out = append(out, serviceSkeleton()...)
@@ -142,7 +165,7 @@ stop) start-stop-daemon --stop -q -p /var/run/dropbear.pid ;;
 esac
 `
 	fstab = `# device	mount	type	options	dump pass
-proc	/proc	proc	defaults,nosuid,nodev,noexec	0	0
+proc	/proc	proc	defaults,nosuid,nodev,noexec,hidepid=2	0	0
 tmpfs	/tmp	tmpfs	nosuid,nodev,noexec,mode=1777	0	0
 `
 )
