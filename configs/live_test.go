@@ -23,7 +23,9 @@ var notLive = map[string]string{
 
 // notBack are the rules whose fix leaves something that undo does not bring back, and what.
 var notBack = map[string]string{
-	"kernel.kexec": "the kernel takes the value back only at a restart",
+	"kernel.kexec":          "the kernel takes the value back only at a restart",
+	"kernel.modules-closed": "the kernel takes the value back only at a restart",
+	"boot.lockdown":         "the kernel takes the value back only at a restart",
 }
 
 // Every fix, alone, on a running system: the defect is found, the fix is proved by a second look, a second run writes

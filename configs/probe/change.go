@@ -22,7 +22,7 @@ const (
 	Create Op = "create" // make a file that was not there, owned by root, with Mode
 	Remove Op = "remove" // take a file away
 	Chmod  Op = "chmod"  // set permission, setuid, setgid and sticky bits
-	Kernel Op = "kernel" // write a value below /proc/sys, in place
+	Kernel Op = "kernel" // write a value below /proc or /sys, in place
 
 	Unlink     Op = "unlink"     // take away the symbolic link that says Before
 	Symlink    Op = "symlink"    // make a symbolic link that says After, where nothing is
@@ -232,7 +232,8 @@ func (h *Host) kernel(c Change) error {
 	}
 	for p := range h.files {
 		if strings.HasPrefix(p, "/proc/sys/") {
-			h.Forget(p)
+			h.bytes -= len(h.files[p].data)
+			delete(h.files, p)
 		}
 	}
 	return h.overwrite(c.Path, c.After, false)

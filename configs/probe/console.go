@@ -19,9 +19,9 @@ type consoleCheck struct {
 
 func consoleKind() Kind {
 	return Kind{
-		Name: "console", Target: `"inittab"`,
+		Name: "console", Target: `"inittab": /etc/inittab, and the units and generated units of systemd`,
 		Want: `{"deny": ["shell", "autologin", "login"]}: a shell without login, a getty that logs in by itself, a login prompt on a serial line; required`,
-		Fix:  "put the line of inittab out of use",
+		Fix:  "put the line of inittab or of the drop-in out of use; mask a unit",
 		New: func(target string, want []byte) (Check, error) {
 			var c consoleCheck
 			if err := decodeWant(want, &c); err != nil {
@@ -53,7 +53,7 @@ func (c consoleCheck) Tightens(old Check) error {
 
 // opens says what an entry offers at a terminal, "" for nothing.
 func (e initEntry) opens() string {
-	if !slices.Contains([]string{"respawn", "askfirst", "once", "ondemand", "wait"}, e.action) {
+	if !slices.Contains([]string{"respawn", "askfirst", "once", "ondemand", "wait", "respawnlate", "askconsole", "askconsolelate"}, e.action) {
 		return ""
 	}
 	words := strings.Fields(e.cmd)
@@ -120,33 +120,79 @@ func (e initEntry) terminal() string {
 	return e.id
 }
 
-func (c consoleCheck) bad(entries []initEntry) (bad []initEntry) {
-	for _, e := range entries {
-		what := e.opens()
-		if !slices.Contains(c.Deny, what) || what == "login" && !serial(e.terminal()) {
-			continue
-		}
-		bad = append(bad, e)
+// ways are the entries of inittab and of systemd that offer what is denied.
+func (c consoleCheck) ways(ctx context.Context, h *Host) (bad []wayIn, read []string, err error) {
+	tab, err := h.Read(ctx, inittabFile)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, err
 	}
-	return bad
+	if err == nil {
+		read = append(read, inittabFile)
+		in, _ := h.Stat(inittabFile)
+		for _, e := range parseInittab(tab) {
+			what := e.opens()
+			if what == "" && h.openWrtShell(ctx, e) {
+				what = "shell"
+			}
+			s := start{source: "inittab", file: in.Path, entry: in.Path, line: e.line, words: []string{e.cmd}, enabled: true}
+			bad = append(bad, wayIn{what: what, terminal: e.terminal(), start: s})
+		}
+	}
+	if h.hasSystemd() {
+		units, files := h.consoleUnits(ctx)
+		bad, read = append(bad, units...), append(read, files...)
+	}
+	bad = slices.DeleteFunc(bad, func(w wayIn) bool {
+		return !slices.Contains(c.Deny, w.what) || w.what == "login" && !serial(w.terminal)
+	})
+	return bad, read, nil
+}
+
+// wayIn is one place where somebody at the board gets in.
+type wayIn struct {
+	what, terminal string // shell, autologin, login
+	start
+}
+
+// openWrtShell knows OpenWrt's login.sh: a shell, unless ttylogin is set.
+func (h *Host) openWrtShell(ctx context.Context, e initEntry) bool {
+	if path.Base(strings.TrimLeft(firstField(e.cmd), "-")) != "login.sh" || e.action == "sysinit" {
+		return false
+	}
+	data, err := h.Read(ctx, "/etc/config/system")
+	if err != nil {
+		return true
+	}
+	for _, s := range parseUCI(data) {
+		if s.kind == "system" {
+			return s.options["ttylogin"].value != "1"
+		}
+	}
+	return true
+}
+
+func firstField(s string) string {
+	w, _ := bootWord(s)
+	return w
 }
 
 func (c consoleCheck) Check(ctx context.Context, h *Host) Verdict {
-	tab, err := h.Read(ctx, inittabFile)
-	if errors.Is(err, fs.ErrNotExist) {
-		return c.withoutInittab(h)
-	}
+	ways, read, err := c.ways(ctx, h)
 	if err != nil {
 		return unknown(err)
 	}
+	if len(read) == 0 {
+		return c.withoutInittab(h)
+	}
 	text := map[string]string{"shell": "a shell without login", "autologin": "logs in without a password", "login": "a login prompt on a serial line"}
 	var items []Item
-	for _, e := range c.bad(parseInittab(tab)) {
-		items = append(items, Item{Subject: printable(e.terminal()), Where: at(inittabFile, e.line),
-			Observed: text[e.opens()] + ": " + printable(e.cmd), Expected: "none"})
+	for _, w := range ways {
+		items = append(items, Item{Subject: printable(w.terminal), Where: w.where(), Observed: text[w.what] + ": " + printable(strings.Join(w.words, " ")), Expected: "none"})
 	}
-	v := judged(items, "no entry offers "+strings.Join(c.Deny, ", "), inittabFile)
-	v.Implementation = "init with " + inittabFile
+	v := judged(items, "no entry offers "+strings.Join(c.Deny, ", "), read[:min(len(read), MaxItems)]...)
+	if v.Implementation = "init with " + inittabFile; read[0] != inittabFile {
+		v.Implementation = "systemd"
+	}
 	return v
 }
 
@@ -168,17 +214,28 @@ func (c consoleCheck) withoutInittab(h *Host) Verdict {
 }
 
 func (c consoleCheck) Fix(ctx context.Context, h *Host, want func(string) bool) ([]Change, error) {
-	t, err := openText(ctx, h, inittabFile)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s is absent: %w", inittabFile, ErrNoFix)
-	}
+	ways, read, err := c.ways(ctx, h)
 	if err != nil {
 		return nil, err
 	}
-	for _, e := range c.bad(parseInittab(t.before)) {
-		if want(printable(e.terminal())) {
-			t.disable(e.line)
+	if len(read) == 0 {
+		return nil, fmt.Errorf("%s is absent: %w", inittabFile, ErrNoFix)
+	}
+	var rest []start
+	drop := map[string]*text{}
+	var out []Change
+	for _, w := range ways {
+		switch {
+		case !want(printable(w.terminal)):
+		case w.what == "autologin" && strings.Contains(w.file, ".d/") && drop[w.file] == nil:
+			if drop[w.file], err = disableExec(ctx, h, w.file); err != nil {
+				return nil, err
+			}
+			out = append(out, drop[w.file].changes(true)...)
+		case drop[w.file] == nil:
+			rest = append(rest, w.start)
 		}
 	}
-	return t.changes(true), nil
+	more, err := neutralise(ctx, h, rest)
+	return append(out, more...), err
 }

@@ -3,6 +3,7 @@
 package probe
 
 import (
+	"context"
 	"os"
 	"testing"
 
@@ -39,4 +40,13 @@ func LimitWalk(h *Host, n int) { h.entries = n }
 // RemountOld adds a flag to a mount that has options, as on kernels without mount_setattr.
 func RemountOld(fd int, options []string, flag uintptr) error {
 	return remountOld(fd, unix.MS_BIND|restated(options)|flag, "")
+}
+
+// DMAnswer reads an answer of the device mapper.
+var DMAnswer = dmAnswer
+
+// PersistedSysctl is what the files set a parameter to.
+func PersistedSysctl(ctx context.Context, h *Host, key string) (string, error) {
+	settings, err := sysctlSettings(ctx, h)
+	return persisted(settings, sysctlPath(key)).value, err
 }

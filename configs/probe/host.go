@@ -60,6 +60,10 @@ type Host struct {
 
 	guesses  *Guesses
 	versions map[string]string // of programs
+
+	kernels *kernelConfigs // see kernelConfigs, bootArguments and ubootEnv: no fix changes them
+	booted  *bootLines
+	uboot   *ubootEnv
 }
 
 type fileFact struct {

@@ -66,6 +66,7 @@ func TestInterfaceParameters(t *testing.T) {
 		"image, nothing":                 {reader, "sysctl-iface", key, or, "unknown"},
 		"image, nothing reads the file":  {files{"etc/sysctl.conf": "net.ipv4.conf.all.x=0\n"}, "sysctl-iface", key, and, "unknown"},
 		"value that nothing reads":       {files{"etc/sysctl.conf": "kernel.a=2\n"}, "sysctl", "kernel.a", `{"one_of":["2"]}`, "unknown"},
+		"value that no script reads":     {files{"etc/sysctl.conf": "kernel.a=2\n", "etc/inittab": "::sysinit:/bin/true\n"}, "sysctl", "kernel.a", `{"one_of":["2"]}`, "unknown"},
 		"bad value that nothing reads":   {files{"etc/sysctl.conf": "kernel.a=1\n"}, "sysctl", "kernel.a", `{"one_of":["2"]}`, "fail; /etc/sysctl.conf:1"},
 		"read by a script":               {files{"etc/sysctl.conf": "kernel.a=2\n", "etc/init.d/S01x": "#!/bin/sh\nsysctl -p\n", "etc/init.d/rcS": "#!/bin/sh\nfor i in /etc/init.d/S??*; do $i start; done\n", "etc/inittab": "::sysinit:/etc/init.d/rcS\n"}, "sysctl", "kernel.a", `{"one_of":["2"]}`, "pass"},
 		"first word":                     {files{"proc/sys/kernel/printk": "4\t4\t1\t7\n"}, "sysctl", "kernel.printk", `{"max":4,"first":true}`, "pass"},

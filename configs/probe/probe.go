@@ -8,7 +8,7 @@
 // apply does. The package starts no program and opens no socket.
 //
 // The root is not trusted. Every path is resolved inside it, absolute links included, by [Host]; os.Root backs that with
-// a refusal in the kernel calls. Only regular files are opened, never a FIFO or a device, and every read, walk and list
+// a refusal in the kernel calls. Only regular files are opened, never a FIFO or a device (but see Host.readArea and Host.verityStatus), and every read, walk and list
 // has a bound. An attacker who controls the tree can make a check say fail or unknown; it cannot make it read outside the
 // root, hang, or pass without naming what was read.
 package probe
@@ -117,7 +117,8 @@ func Kinds() []Kind {
 
 		// consoles, boot chain, kernel
 		consoleKind(),
-		sysctlKind(), sysctlIfaceKind(),
+		sysctlKind(), sysctlIfaceKind(), sysctlPathKind(), kconfigKind(), cmdlineKind(), sysfsKind(),
+		ubootKind(), ubootAccessKind(), fuseKind(), verityKind(), gadgetKind(), debugfsKind(), deviceNodeKind(),
 
 		// files and mounts
 		fileAbsentKind(), fileLineKind(), fileModeKind(), startFilesKind(), setuidKind(), treeKind(), chainKind(), pathKind(), umaskKind(),

@@ -130,6 +130,7 @@ func skeleton() []file {
 	out = append(out, kernelSkeleton()...)
 	out = append(out, loginSkeleton()...)
 	out = append(out, serviceSkeleton()...)
+	out = append(out, bootSkeleton()...)
 	return out
 }
 
