@@ -106,13 +106,14 @@ func (c fileAbsent) Check(ctx context.Context, h *Host) Verdict {
 	}
 	var items []Item
 	var seen []string
+	var unseen error
 	for _, p := range paths {
 		in, err := h.Stat(p)
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			seen = append(seen, printable(p)+" (absent)")
-		case err != nil && len(items) == 0:
-			return unknown(err)
+		case err != nil:
+			unseen = errors.Join(unseen, err)
 		case err == nil && in.Mode&fs.ModeCharDevice != 0: // a link to /dev/null is a way to keep a file away
 			seen = append(seen, printable(p)+" (a device)")
 		case err == nil:
@@ -122,6 +123,9 @@ func (c fileAbsent) Check(ctx context.Context, h *Host) Verdict {
 	}
 	if len(paths) == 0 {
 		return notApplicable("no account has a home")
+	}
+	if len(items) == 0 && unseen != nil {
+		return unknown(unseen)
 	}
 	return judged(items, "not there", seen...)
 }

@@ -196,6 +196,9 @@ func (h *Host) resolve(name string, via func(in Info)) (string, error) {
 			if errors.Is(err, fs.ErrNotExist) && onlyDots(rest) {
 				return "/" + at, fmt.Errorf("%s: %w", printable(name), fs.ErrNotExist)
 			}
+			if errors.Is(err, syscall.ENOTDIR) { // /dev/null/.rhosts, of an account whose home is /dev/null
+				return "", fmt.Errorf("%s: %s is not a directory: %w", printable(name), printable("/"+strings.Join(done, "/")), fs.ErrNotExist)
+			}
 			return "", fmt.Errorf("%s: %w", printable(name), cause(err))
 		}
 		if via != nil {

@@ -341,7 +341,7 @@ func TestResolve(t *testing.T) {
 	h := host(t, dir)
 	for in, want := range map[string]string{
 		"/a/b/c": "/a/b/c", "abs/c": "/a/b/c", "/up/b/c": "/a/b/c", "/a/back": "/a/b/c", "/../../a/./b//c": "/a/b/c", "/abs/../b/c": "/a/b/c", "/": "/",
-		"/l1": "too many symbolic links", "/none/x": "file does not exist", "/a/b/c/d": "not a directory",
+		"/l1": "too many symbolic links", "/none/x": "file does not exist", "/a/b/c/d": "/a/b/c is not a directory: file does not exist",
 	} {
 		got, err := h.Resolve(in)
 		if err != nil {
@@ -394,5 +394,22 @@ func TestPrintable(t *testing.T) {
 		if got := probe.Printable(in); got != want {
 			t.Errorf("%q is %q, want %q", in, got, want)
 		}
+	}
+}
+
+// Accounts whose home is /dev/null are usual; nothing can be in there, and it hides nothing of the accounts after it.
+func TestAHomeThatIsNoDirectoryHoldsNothing(t *testing.T) {
+	files := map[string]string{"etc/passwd": "guest:x:405:100:guest:/dev/null:/sbin/nologin\nloop:x:406:100::/loop:/bin/sh\nadm:x:1000:100::/home/adm:/bin/sh\n", "dev/null": "", "etc/x": "", "home/adm/x": ""}
+	c := newCheck(t, "file-absent", "/etc/hosts.equiv", `{"also":["~/.rhosts"]}`)
+	if v := c.Check(context.Background(), host(t, tree(t, files))); v.Result != probe.Pass {
+		t.Errorf("a home in a file: %s %s %v", v.Result, v.Reason, v.Items)
+	}
+	files["loop"] = "-> loop"
+	if v := c.Check(context.Background(), host(t, tree(t, files))); v.Result != probe.Unknown {
+		t.Errorf("a home that cannot be read: %s %s", v.Result, v.Reason)
+	}
+	files["home/adm/.rhosts"] = "+ +"
+	if v := c.Check(context.Background(), host(t, tree(t, files))); v.Result != probe.Fail || v.Items[0].Subject != "/home/adm/.rhosts" {
+		t.Errorf("a trust file behind a home that cannot be read: %s %s %v", v.Result, v.Reason, v.Items)
 	}
 }

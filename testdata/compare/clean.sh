@@ -9,6 +9,7 @@ clean_common() {
     usr/sbin/bluetoothd usr/bin/swupdate usr/sbin/vsftpd usr/bin/gdbserver usr/sbin/easycwmpd; do
     [[ -e $R/$p ]] || prog $p
   done
+  [[ $kind == debian ]] || start 03 sysctl "/bin/sh -c 'for f in /lib/sysctl.d/*.conf /etc/sysctl.d/*.conf; do sysctl -p \$f; done'"
   start 60 snmpd /usr/sbin/snmpd -f
   start 61 mosquitto /usr/sbin/mosquitto -c /etc/mosquitto/mosquitto.conf
   start 62 redis /usr/bin/redis-server /etc/redis/redis.conf
@@ -77,7 +78,7 @@ clean_common() {
   put etc/nftables.conf 755 <<<$'#!/usr/sbin/nft -f\nflush ruleset\ntable inet filter {\n\tchain input {\n\t\ttype filter hook input priority 0; policy drop;\n\t\tiif lo accept\n\t\tct state established,related accept\n\t\ticmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-advert } accept\n\t\tip saddr 192.168.1.0/24 tcp dport 22 accept\n\t}\n\tchain forward {\n\t\ttype filter hook forward priority 0; policy drop;\n\t}\n\tchain output {\n\t\ttype filter hook output priority 0; policy accept;\n\t}\n}'
   trap_ ${t}19 /etc/nftables.conf 'an output chain that accepts, beside an input chain that drops'
   put etc/sysctl.d/10-vendor.conf <<<$'kernel.kptr_restrict = 0\nkernel.sysrq = 1'
-  put etc/sysctl.d/90-device.conf <<<$'kernel.kptr_restrict = 2\nkernel/sysrq = 0\n-kernel.yama.ptrace_scope = 1\nkernel.randomize_va_space=2\nkernel.dmesg_restrict = 1\nfs.suid_dumpable = 0\nkernel.unprivileged_bpf_disabled = 2\nnet.core.bpf_jit_harden = 2\nfs.protected_symlinks = 1\nfs.protected_hardlinks = 1\nfs.protected_fifos = 2\nfs.protected_regular = 2\nnet.ipv4.tcp_syncookies = 1\nnet.ipv4.conf.all.rp_filter = 1\nnet.ipv4.conf.default.rp_filter = 1\nkernel.core_pattern = |/bin/false'
+  put etc/sysctl.d/90-device.conf <<<$'kernel.kptr_restrict = 2\nkernel/sysrq = 0\n-kernel.yama.ptrace_scope = 1\nkernel.randomize_va_space=2\nkernel.dmesg_restrict = 1\nfs.suid_dumpable = 0\nkernel.unprivileged_bpf_disabled = 2\nnet.core.bpf_jit_harden = 2\nfs.protected_symlinks = 1\nfs.protected_hardlinks = 1\nfs.protected_fifos = 2\nfs.protected_regular = 2\nnet.ipv4.tcp_syncookies = 1\nnet.ipv4.conf.all.rp_filter = 1\nnet.ipv4.conf.default.rp_filter = 1\nkernel.core_pattern = |/bin/false\nkernel.panic = 10\nnet.ipv4.conf.all.secure_redirects = 0\nnet.ipv4.conf.default.secure_redirects = 0'
   trap_ ${t}20 /etc/sysctl.d/10-vendor.conf 'weak kernel parameters that a later file sets right'
   put etc/fstab <<<$'# /dev/sda1 /media/usb vfat defaults 0 0\nproc /proc proc nosuid,nodev,noexec,hidepid=2 0 0\nsysfs /sys sysfs nosuid,nodev,noexec 0 0\ntmpfs /tmp tmpfs nosuid,nodev,noexec,mode=1777 0 0\ntmpfs /var/tmp tmpfs nosuid,nodev,noexec,mode=1777 0 0\ntmpfs /run tmpfs nosuid,nodev,mode=0755 0 0\ntmpfs /dev/shm tmpfs nosuid,nodev,noexec,mode=1777 0 0\n/dev/mmcblk0p3 /data ext4 nosuid,nodev,noexec 0 2\n/dev/mmcblk1p1 /media/sd vfat noauto,nosuid,nodev,noexec 0 0'
   trap_ ${t}21 /etc/fstab 'removable media without options, in a comment'
