@@ -237,7 +237,18 @@ func positive(v probe.Verdict) probe.Verdict {
 	if v.Result == Pass && len(v.Inspected) == 0 {
 		v.Result, v.Reason = Unknown, "the check names nothing that it inspected"
 	}
+	v.Reason = oneLine(v.Reason)
 	return v
+}
+
+// oneLine makes a reason fit a line of a report: joined errors have one line each, and there can be many.
+func oneLine(s string) string {
+	const longest = 1000
+	s = strings.ReplaceAll(s, "\n", "; ")
+	if len(s) > longest {
+		s = strings.ToValidUTF8(s[:longest], "") + "..."
+	}
+	return s
 }
 
 func (r *run) ruleContext() (context.Context, context.CancelFunc) {

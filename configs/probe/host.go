@@ -57,6 +57,7 @@ type Host struct {
 	started   *startFacts // see starts, processes and listeners
 	running   *processFacts
 	listening *listenerFacts
+	sshdKeys  *sshdKeys
 
 	guesses  *Guesses
 	versions map[string]string // of programs
@@ -106,7 +107,7 @@ func (h *Host) Forget(resolved string) {
 	for _, c := range h.read {
 		c.again(h, resolved)
 	}
-	h.started, h.running, h.listening = nil, nil, nil
+	h.started, h.running, h.listening, h.sshdKeys = nil, nil, nil, nil
 }
 
 // maxTrace bounds the paths noted for one rule; a rule that looks at more is found out about by the daily run.

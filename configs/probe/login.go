@@ -116,7 +116,11 @@ func accountKeys(ctx context.Context, h *Host, a account) (keys []authorizedKey,
 	if a.uid == "0" {
 		names = append(names, "/etc/dropbear/authorized_keys")
 	}
-	for _, p := range sshdKeyFiles(ctx, h, a) {
+	more, err := sshdKeyFiles(ctx, h, a)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, p := range more {
 		if !slices.Contains(names, p) {
 			names = append(names, p)
 		}

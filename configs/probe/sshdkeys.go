@@ -13,24 +13,55 @@ import (
 	"strings"
 )
 
-// sshdKeyFiles gives the files that AuthorizedKeysFile names for an account, "" parts left out.
-func sshdKeyFiles(ctx context.Context, h *Host, a account) []string {
-	s, err := findSshd(ctx, h)
-	if err != nil {
-		return nil
+// sshdKeys are the names that AuthorizedKeysFile gives, in every part of the configuration.
+type sshdKeys struct {
+	names []string // before an account is put in
+	files []string // read for it
+	err   error
+}
+
+const maxKeyNames = 32
+
+// sshdKeyNames reads the configuration once in a run: there may be as many accounts as it has lines.
+func sshdKeyNames(ctx context.Context, h *Host) ([]string, error) {
+	if k := h.sshdKeys; k != nil {
+		for _, f := range k.files {
+			h.note(f)
+		}
+		return k.names, k.err
 	}
-	var out []string
+	s, err := findSshd(ctx, h)
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	k := &sshdKeys{files: append(s.read, s.config)}
+	if s.program != "" && !errors.Is(err, errNoSshd) && !errors.Is(err, errNoSshdConfig) {
+		k.err = err
+	}
 	for _, l := range s.lines {
 		if l.keyword != "authorizedkeysfile" {
 			continue
 		}
 		for _, p := range l.args {
-			if p = expandKeyPath(p, a); p != "" && !slices.Contains(out, p) {
-				out = append(out, p)
+			if !slices.Contains(k.names, p) && len(k.names) < maxKeyNames {
+				k.names = append(k.names, p)
 			}
 		}
 	}
-	return out
+	h.sshdKeys = k
+	return k.names, k.err
+}
+
+// sshdKeyFiles gives the files that AuthorizedKeysFile names for an account, "" parts left out.
+func sshdKeyFiles(ctx context.Context, h *Host, a account) ([]string, error) {
+	names, err := sshdKeyNames(ctx, h)
+	var out []string
+	for _, p := range names {
+		if p = expandKeyPath(p, a); p != "" && !slices.Contains(out, p) {
+			out = append(out, p)
+		}
+	}
+	return out, err
 }
 
 // expandKeyPath puts an account into a path as sshd does; "" for none.
@@ -84,7 +115,8 @@ func (keyPaths) wanted(ctx context.Context, h *Host, list []account) []keyPath {
 		if noShell(a.shell) {
 			continue
 		}
-		for _, p := range append(sshdKeyFiles(ctx, h, a), path.Join("/", a.home, ".ssh/authorized_keys")) {
+		names, _ := sshdKeyFiles(ctx, h, a) // find has reported what cannot be read
+		for _, p := range append(names, path.Join("/", a.home, ".ssh/authorized_keys")) {
 			out = append(out, keyPath{p, a.uid})
 		}
 	}
@@ -109,13 +141,19 @@ func (k keyPaths) find(ctx context.Context, h *Host) (bad []Info, items []Item, 
 	if err != nil {
 		return nil, nil, nil, err
 	}
+	if _, err := sshdKeyNames(ctx, h); err != nil {
+		return nil, nil, nil, err
+	}
 	root, _ := h.Root()
 	seen := map[string]bool{}
 	for _, want := range k.wanted(ctx, h, list) {
 		p := "/"
 		for el := range strings.SplitSeq(strings.Trim(want.name, "/"), "/") {
-			if p = path.Join(p, el); seen[p+":"+want.owner] || len(seen) > maxKeyPaths {
+			if p = path.Join(p, el); seen[p+":"+want.owner] {
 				continue
+			}
+			if len(seen) > maxKeyPaths && len(items) == 0 {
+				return nil, nil, nil, fmt.Errorf("%w: keys of more than %d paths", ErrTooLarge, maxKeyPaths)
 			}
 			seen[p+":"+want.owner] = true
 			in, err := h.Stat(p)

@@ -166,18 +166,17 @@ func section(kind, what string, lines []string) {
 }
 
 func row(kind, tool string, found, all, falses int, results string) {
-	wall, rss := cost(filepath.Join(results, kind+".planted."+tool+".time"))
-	fmt.Printf("| %s | %s | %d | %d | %d | %s | %s |\n", kind, tool, found, all-found, falses, wall, rss)
+	wall, cpu, rss := cost(filepath.Join(results, kind+".planted."+tool+".time"))
+	fmt.Printf("| %s | %s | %d | %d | %d | %s | %s | %s |\n", kind, tool, found, all-found, falses, wall, cpu, rss)
 }
 
-// cost reads what /usr/bin/time -f '%e %M' wrote.
-func cost(name string) (wall, rss string) {
+// cost reads what /usr/bin/time -f '%e %U %S %M' wrote.
+func cost(name string) (wall, cpu, rss string) {
 	data, err := os.ReadFile(name)
-	f := strings.Fields(string(data))
-	if err != nil || len(f) < 2 {
-		return "?", "?"
+	lines := strings.Split(strings.TrimSpace(string(data)), "\n")
+	var w, user, system, kb float64
+	if n, _ := fmt.Sscan(lines[len(lines)-1], &w, &user, &system, &kb); err != nil || n != 4 {
+		return "?", "?", "?"
 	}
-	var kb float64
-	fmt.Sscan(f[len(f)-1], &kb)
-	return f[len(f)-2] + " s", fmt.Sprintf("%.1f MB", kb/1024)
+	return fmt.Sprintf("%.1f s", w), fmt.Sprintf("%.1f s", user+system), fmt.Sprintf("%.1f MB", kb/1024)
 }

@@ -24,7 +24,7 @@ var peersTable string
 func scorePeer(kind, tool, results string, defects []planted) error {
 	bad, err := peerFindings(tool, filepath.Join(results, kind+".planted."+tool))
 	if errors.Is(err, fs.ErrNotExist) {
-		fmt.Printf("| %s | %s | did not run | | | | |\n", kind, tool)
+		fmt.Printf("| %s | %s | did not run | | | | | |\n", kind, tool)
 		return nil
 	}
 	if err != nil {

@@ -25,7 +25,7 @@ read -r -a profiles <<<"${PROFILES:-base camera}"
 work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
 
 (cd "$here" && go build -o "$work/compare" .) || exit 1
-timed() { local name=$1; shift; /usr/bin/time -f '%e %M' -o "$results/$name.time" "$@"; }
+timed() { local name=$1; shift; /usr/bin/time -f '%e %U %S %M' -o "$results/$name.time" "$@"; }
 upper() { rm -rf "$work/upper" "$work/upper.work" "$work/upper.at"; mkdir -p "$work/upper"; }
 
 backstay() { timed "$1.$2.backstay" "$work/compare" scan "$roots/$1/$2" "${profiles[@]}" > "$results/$1.$2.backstay"; }
@@ -64,7 +64,7 @@ khc() {
   timed "$1.$2.khc" python3 "$KHC/bin/kernel-hardening-checker" -c "$r/boot/config-6.1.0" -l "$work/cmdline" -s "$work/sysctl" -m verbose > "$results/$1.$2.khc" 2>&1
 }
 
-printf '| root | tool | found | missed | findings on the clean twin | wall | peak RSS |\n|---|---|---|---|---|---|---|\n'
+printf '| root | tool | found | missed | findings on the clean twin | wall | processor | peak RSS |\n|---|---|---|---|---|---|---|---|\n'
 for kind in "${kinds[@]}"; do
   for twin in clean planted; do
     for tool in ${TOOLS:-backstay lynis oscap_ khc}; do $tool "$kind" "$twin"; done
