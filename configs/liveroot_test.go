@@ -5,6 +5,7 @@ package configs_test
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -16,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/backstay/backstay/configs"
 	"github.com/backstay/backstay/testdata/plantroot"
 )
 
@@ -48,7 +50,7 @@ func isolated(t *testing.T) bool {
 	for line := range strings.Lines(string(out)) {
 		t.Log(strings.TrimRight(line, "\n"))
 	}
-	if err != nil {
+	if err != nil && !endedBy(err, string(out)) {
 		t.Error("inside:", err)
 	}
 	return false
@@ -113,6 +115,9 @@ func keyFiles(t *testing.T, dir string) map[string][]byte {
 	t.Helper()
 	out := map[string][]byte{}
 	err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
+		if d != nil && d.IsDir() && (d.Name() == "neigh" || d.Name() == "route" || d.Name() == "netfilter") {
+			return fs.SkipDir // hundreds of names that no rule is about
+		}
 		if err != nil || d.IsDir() {
 			return ignore(err, fs.ErrPermission)
 		}
@@ -139,7 +144,12 @@ func coverKernel(t *testing.T, dir string, weak map[string][]byte) {
 	must(t, os.MkdirAll(net, 0o755))
 	must(t, syscall.Mount(filepath.Join(sys, "net"), net, "", syscall.MS_BIND|syscall.MS_REC, ""))
 	must(t, syscall.Mount("copy", sys, "tmpfs", 0, "mode=0755"))
+	rules, err := json.Marshal(load(t, configs.Profiles()...))
+	must(t, err)
 	for name, data := range real {
+		if !bytes.Contains(rules, []byte(strings.ReplaceAll(name, "/", "."))) {
+			continue
+		}
 		writeKey(t, sys, name, data)
 	}
 	must(t, os.Mkdir(filepath.Join(sys, "net"), 0o755))
