@@ -52,9 +52,13 @@ func TestLiveFixes(t *testing.T) {
 		tried[rule.ID] = true
 		liveFix(t, one)
 	}
+	miss := t.Logf
+	if os.Getenv("BACKSTAY_TEST_STRICT") != "" || os.Getenv("CI") != "" {
+		miss = t.Errorf
+	}
 	for _, rule := range policy.Rules {
 		if rule.Fix != "" && rule.Fix != configs.FixReport && !tried[rule.ID] && notLive[rule.ID] == "" {
-			t.Errorf("%s has a fix that nothing tried on a live system: plant its defect in plantroot or liveDefects, or say in notLive why not", rule.ID)
+			miss("%s has a fix that nothing tried on a live system: plant its defect in plantroot or liveDefects, or say in notLive why not", rule.ID)
 		}
 	}
 	for id := range notLive {
