@@ -6,10 +6,12 @@ clean_common() {
   local p t=${kind:0:1}T
   for p in usr/bin/app usr/sbin/snmpd usr/sbin/mosquitto usr/bin/redis-server usr/sbin/smbd usr/bin/rsync usr/sbin/nginx usr/sbin/dnsmasq \
     usr/sbin/hostapd usr/sbin/wpa_supplicant usr/sbin/xinetd usr/sbin/inetd usr/sbin/miniupnpd usr/sbin/nft usr/sbin/exportfs usr/sbin/rpc.nfsd \
-    usr/sbin/bluetoothd usr/bin/swupdate usr/sbin/vsftpd usr/bin/gdbserver usr/sbin/easycwmpd; do
+    usr/sbin/bluetoothd usr/bin/swupdate usr/bin/gdbserver usr/sbin/easycwmpd; do
     [[ -e $R/$p ]] || prog $p
   done
-  [[ $kind == debian ]] || start 03 sysctl "/bin/sh -c 'for f in /lib/sysctl.d/*.conf /etc/sysctl.d/*.conf; do sysctl -p \$f; done'"
+  [[ $kind != alpine ]] || { put etc/init.d/sysctl 755 <<<$'#!/sbin/openrc-run\nstart() { sysctl --system; }'
+    mkdir -p "$R/etc/runlevels/boot"; ln -s /etc/init.d/sysctl "$R/etc/runlevels/boot/sysctl"; }
+  [[ $kind != busybox ]] || start 03 sysctl "/bin/sh -c 'for f in /lib/sysctl.d/*.conf /etc/sysctl.d/*.conf; do sysctl -p \$f; done'"
   start 60 snmpd /usr/sbin/snmpd -f
   start 61 mosquitto /usr/sbin/mosquitto -c /etc/mosquitto/mosquitto.conf
   start 62 redis /usr/bin/redis-server /etc/redis/redis.conf

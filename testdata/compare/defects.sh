@@ -23,7 +23,7 @@ accounts_defects() {
   defect ${d}A08 /etc/passwd 'a service account with a shell' 'account.*' svcweb && { echo 'svcweb:x:133:133::/var/www:/bin/sh' | add etc/passwd; echo 'svcweb:x:133:' | add etc/group; echo 'svcweb:*:19000::::::' | add etc/shadow; }
   defect ${d}A09 /etc/passwd 'two accounts with one uid' 'account.*' 1006 twin && { account twin1 1006 /bin/sh '*'; echo 'twin2:x:1006:1006::/home/twin2:/bin/sh' | add etc/passwd; echo 'twin2:*:19000::::::' | add etc/shadow; }
   defect ${d}A10 /etc/passwd 'a NIS entry' 'account.*' /etc/passwd: && echo '+::::::' | add etc/passwd
-  defect ${d}A11 /etc/sudoers.d/app 'sudo without a password for everything' 'account.*,priv*' && { prog usr/bin/sudo; put etc/sudoers.d/app 440 <<<'%users ALL=(ALL) NOPASSWD: ALL'; }
+  defect ${d}A11 /etc/sudoers.d/app 'sudo without a password for everything' 'account.*,priv*' && { prog usr/bin/sudo; [[ -e $R/etc/sudoers ]] || put etc/sudoers 440 <<<'@includedir /etc/sudoers.d'; put etc/sudoers.d/app 440 <<<'%users ALL=(ALL) NOPASSWD: ALL'; }
   defect ${d}A12 /etc/doas.conf 'doas without a password' 'account.*,priv*' && { prog usr/bin/doas; put etc/doas.conf 400 <<<'permit nopass :wheel'; }
   defect ${d}A13 /root/.rhosts 'root trusts every host' 'account.*' .rhosts && put root/.rhosts 600 <<<'+ +'
   defect ${d}A14 /etc/hosts.equiv 'everybody is trusted from one host' 'account.*' && put etc/hosts.equiv <<<'buildhost'
@@ -64,7 +64,7 @@ service_defects() {
   defect ${d}S22 /etc/httpd.conf 'a web password out of the box' 'service.*,web.*' httpd.conf && { start 85 web '/sbin/httpd -f -h /www'; put etc/httpd.conf 600 <<<$'/cgi-bin:root:root\n/:admin:admin'; }
   defect ${d}S23 start 'a web server whose root is the root' 'service.*,web.*' 'httpd' && start 86 web2 '/sbin/httpd -f -p 8080 -h /'
   defect ${d}S24 start 'an rlogin server' 'service.*' rlogind && { prog usr/sbin/in.rlogind; start 87 rlogin '/usr/sbin/in.rlogind -D'; }
-  defect ${d}S25 /etc/vsftpd.conf 'anonymous uploads' 'service.*' vsftpd && { put etc/vsftpd.conf <<<$'listen=YES\nanonymous_enable=YES\nanon_upload_enable=YES\nwrite_enable=YES'; start 88 vsftpd '/usr/sbin/vsftpd /etc/vsftpd.conf'; }
+  defect ${d}S25 /etc/vsftpd.conf 'anonymous uploads' 'service.*' vsftpd && { put etc/vsftpd.conf <<<$'listen=YES\nanonymous_enable=YES\nanon_upload_enable=YES\nwrite_enable=YES'; prog usr/sbin/vsftpd; start 88 vsftpd '/usr/sbin/vsftpd /etc/vsftpd.conf'; }
   return 0
 }
 
@@ -85,7 +85,7 @@ ssh_defects() {
   defect ${d}H04 /$c 'empty passwords are taken' 'ssh.*' PermitEmptyPasswords && sed -i '1i permitemptypasswords yes' "$R/$c"
   defect ${d}H05 /$c 'broken ciphers are added' 'ssh.*' Ciphers cbc && sed -i '1i Ciphers +3des-cbc,aes128-cbc' "$R/$c"
   defect ${d}H06 /$c 'SHA-1 key exchange' 'ssh.*' KexAlgorithms sha1 && sed -i '1i KexAlgorithms diffie-hellman-group14-sha1,curve25519-sha256' "$R/$c"
-  defect ${d}H07 /$c 'keys are read from /tmp' 'ssh.*' AuthorizedKeysFile && sed -i '1i AuthorizedKeysFile /tmp/%u/authorized_keys' "$R/$c"
+  defect ${d}H07 /$c 'keys are read from /tmp' 'ssh.*' AuthorizedKeysFile /tmp && sed -i '1i AuthorizedKeysFile /tmp/%u/authorized_keys' "$R/$c"
   defect ${d}H08 /$c 'the client sets the environment' 'ssh.*' PermitUserEnvironment && sed -i '1i PermitUserEnvironment yes' "$R/$c"
   defect ${d}H09 /$c 'the display and ports are forwarded' 'ssh.*' X11Forwarding AllowTcpForwarding && sed -i 's/^X11Forwarding no/X11Forwarding yes/; /^AllowTcpForwarding/d' "$R/$c"
   defect ${d}H10 /$c 'host based trust' 'ssh.*' Hostbased IgnoreRhosts && sed -i '1i HostbasedAuthentication yes\nIgnoreRhosts no' "$R/$c"
@@ -143,12 +143,12 @@ boot_defects() {
   for k in B05:kernel.randomize_va_space:0 B06:kernel.kptr_restrict:0 B07:kernel.dmesg_restrict:0 B08:fs.suid_dumpable:2 B09:kernel.unprivileged_bpf_disabled:0 \
     B10:fs.protected_symlinks:0 B11:net.ipv4.tcp_syncookies:0 B12:kernel.sysrq:1; do
     local id=${k%%:*} rest=${k#*:}; local key=${rest%:*} val=${rest##*:}
-    defect $d$id /etc/sysctl.d/99-debug.conf "$key is $val" 'kernel.*,net.*' "$key" && echo "$key = $val" | add etc/sysctl.d/99-debug.conf
+    defect $d$id /etc/sysctl.d/zz-debug.conf "$key is $val" 'kernel.*,net.*' "$key" && echo "$key = $val" | add etc/sysctl.d/zz-debug.conf
   done
-  defect ${d}B13 /etc/sysctl.d/99-debug.conf 'a program of everybody loads modules' 'kernel.*' kernel.modprobe && echo 'kernel.modprobe = /tmp/modprobe' | add etc/sysctl.d/99-debug.conf
-  defect ${d}B14 /etc/sysctl.d/99-debug.conf 'redirects are obeyed' 'net.*,kernel.*' accept_redirects && echo 'net.ipv4.conf.all.accept_redirects = 1' | add etc/sysctl.d/99-debug.conf
-  defect ${d}B15 /etc/sysctl.d/99-debug.conf 'source routes are obeyed' 'net.*,kernel.*' accept_source_route && printf 'net.ipv4.conf.all.accept_source_route = 1\nnet.ipv4.conf.default.accept_source_route = 1\n' | add etc/sysctl.d/99-debug.conf
-  defect ${d}B16 /etc/sysctl.d/99-debug.conf 'it forwards between networks' 'net.*,kernel.*' ip_forward && echo 'net.ipv4.ip_forward = 1' | add etc/sysctl.d/99-debug.conf
+  defect ${d}B13 /etc/sysctl.d/zz-debug.conf 'a program of everybody loads modules' 'kernel.*' kernel.modprobe && echo 'kernel.modprobe = /tmp/modprobe' | add etc/sysctl.d/zz-debug.conf
+  defect ${d}B14 /etc/sysctl.d/zz-debug.conf 'redirects are obeyed' 'net.*,kernel.*' accept_redirects && echo 'net.ipv4.conf.all.accept_redirects = 1' | add etc/sysctl.d/zz-debug.conf
+  defect ${d}B15 /etc/sysctl.d/zz-debug.conf 'source routes are obeyed' 'net.*,kernel.*' accept_source_route && printf 'net.ipv4.conf.all.accept_source_route = 1\nnet.ipv4.conf.default.accept_source_route = 1\n' | add etc/sysctl.d/zz-debug.conf
+  defect ${d}B16 /etc/sysctl.d/zz-debug.conf 'it forwards between networks' 'net.*,kernel.*' ip_forward && echo 'net.ipv4.ip_forward = 1' | add etc/sysctl.d/zz-debug.conf
   return 0
 }
 

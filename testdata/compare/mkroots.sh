@@ -48,7 +48,8 @@ trap_() { [[ -n $planting ]] || record trap "$1" "$2" "$3" ''; }
 
 # start NN NAME COMMAND...: the system starts COMMAND, in the way of its kind. It sets $at to the file that does.
 start() {
-  local n=$1 name=$2; shift 2
+  local n=$1 name=$2 words; shift 2
+  read -r -a words <<<"$*"
   case $kind in
   busybox)
     at=etc/init.d/S$n$name
@@ -75,8 +76,8 @@ X
     at=etc/init.d/$name
     put "$at" 755 <<X
 #!/sbin/openrc-run
-command="$1"
-command_args="${*:2}"
+command="${words[0]}"
+command_args="${words[*]:1}"
 command_background=yes
 X
     mkdir -p "$R/etc/runlevels/default"; ln -sf "/etc/init.d/$name" "$R/etc/runlevels/default/$name" ;;
@@ -147,6 +148,7 @@ AllowAgentForwarding no
 MaxAuthTries 4
 LoginGraceTime 30
 MaxSessions 4
+MaxStartups 10:30:60
 ClientAliveInterval 300
 AcceptEnv none
 X
@@ -163,7 +165,7 @@ base_alpine() {
   sed -i 's/^tty/#tty/' "$R/etc/inittab"              # no console login in a product
   start 01 syslogd /sbin/syslogd -n -O /data/log/messages -s 200
   start 50 sshd /usr/sbin/sshd -D
-  put etc/ssh/sshd_config 600 <<<$'PermitRootLogin prohibit-password\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nAllowTcpForwarding no\nAllowAgentForwarding no\nX11Forwarding no\nMaxAuthTries 3\nLoginGraceTime 30\nMaxSessions 4\nClientAliveInterval 300\n#PermitEmptyPasswords yes\nPermitRootLogin yes'
+  put etc/ssh/sshd_config 600 <<<$'PermitRootLogin prohibit-password\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nAllowTcpForwarding no\nAllowAgentForwarding no\nX11Forwarding no\nMaxAuthTries 3\nLoginGraceTime 30\nMaxSessions 4\nMaxStartups 10:30:60\nClientAliveInterval 300\n#PermitEmptyPasswords yes\nPermitRootLogin yes'
   trap_ "${kind:0:1}T00" /etc/ssh/sshd_config 'a second PermitRootLogin yes: the first value wins'
 }
 

@@ -82,8 +82,10 @@ func peerFindings(tool, name string) ([]string, error) {
 		switch {
 		case tool == "lynis" && (strings.HasPrefix(line, "warning[]=") || strings.HasPrefix(line, "suggestion[]=")):
 			out = append(out, line)
-		case tool == "khc" && strings.Contains(line, "FAIL"):
-			out = append(out, strings.Join(strings.Fields(line), " "))
+		case tool == "khc" && strings.Contains(line, "FAIL: "):
+			if name := strings.Fields(line)[0]; !strings.HasPrefix(name, "[") {
+				out = append(out, name)
+			}
 		}
 	}
 	return out, nil
