@@ -105,10 +105,11 @@ func TestListenersOfThisMachine(t *testing.T) {
 	if u != nil {
 		want = append(want, fmt.Sprintf("udp/%d loopback %s", u.LocalAddr().(*net.UDPAddr).Port, self))
 	}
+	if slices.ContainsFunc(got, func(s string) bool { return strings.Contains(s, " qemu-") }) {
+		t.Skip("user emulation: /proc/net is in the byte order of the machine below")
+	}
 	for _, w := range want {
-		if !slices.ContainsFunc(got, func(s string) bool {
-			return strings.HasPrefix(s, w) || strings.Contains(s, "qemu") && strings.HasPrefix(s, w[:strings.LastIndexByte(w, ' ')])
-		}) {
+		if !slices.ContainsFunc(got, func(s string) bool { return strings.HasPrefix(s, w) }) {
 			t.Errorf("%s is missing in\n%s", w, strings.Join(got, "\n"))
 		}
 	}

@@ -142,6 +142,9 @@ func (b *broker) parse(file string, data []byte) (include []string) {
 		case "per_listener_settings":
 			b.perListen = arg(1) == "true"
 		case "listener":
+			if arg(1) == "" {
+				continue
+			}
 			b.listeners = append(b.listeners, brokerListener{name: strings.Join(f[1:], " "), file: file, line: n, bind: arg(2), local: arg(1) == "0" && strings.HasPrefix(arg(2), "/")})
 		case "port":
 			if len(b.listeners) == 0 {
@@ -306,10 +309,10 @@ func (c mosquittoCheck) Fix(ctx context.Context, h *Host, want func(string) bool
 		}
 		for n := len(t.lines); n > 0; n-- {
 			w := strings.Fields(t.line(n))
-			if len(w) > 1 && w[0] == "allow_anonymous" && w[1] == "true" {
+			if slices.ContainsFunc(items, func(i Item) bool { return i.Where == at(f, n) }) && len(w) > 1 && w[0] == "allow_anonymous" {
 				t.set(n, "allow_anonymous false")
 			}
-			if len(w) > 1 && w[0] == "listener" && b.perListen && !b.at(f, n).anonymous.set {
+			if len(w) > 1 && w[0] == "listener" && b.perListen && slices.ContainsFunc(items, func(i Item) bool { return i.Where == at(f, n) }) && !b.at(f, n).anonymous.set {
 				t.insert(n+1, "allow_anonymous false")
 			}
 		}

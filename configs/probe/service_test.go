@@ -355,14 +355,15 @@ func TestServiceTightening(t *testing.T) {
 // The fixes of settings keep every other byte and are not made twice.
 func TestSettingFixes(t *testing.T) {
 	for name, c := range map[string]struct{ kind, target, want, before, after string }{
-		"replaced": {"setting", "/etc/v", `{"form":"assign","keys":["a"],"deny":["yes"],"set":"NO"}`, "# a=yes\r\n a = yes\r\nb=1", "# a=yes\r\n a = NO\r\nb=1"},
-		"appended": {"setting", "/etc/v", `{"form":"assign","keys":["a"],"deny":["yes"],"default":"yes","set":"NO"}`, "b=1", "b=1\na=NO\n"},
-		"put out":  {"setting", "/etc/v", `{"form":"assign","keys":["a"],"deny":["*"]}`, "a\nb\n", "# disabled by backstay: a\nb\n"},
-		"words":    {"setting", "/etc/v", `{"form":"words","keys":["a"],"deny":["1"],"set":"2"}`, "\ta  1;\n", "\ta 2;\n"},
-		"section":  {"setting", "/etc/v", `{"form":"ini","section":"*","keys":["a b"],"one_of":["no"],"default":"yes","set":"no"}`, "[x]\nc=1\n\n[y]\nA B=yes\n[z]\n", "[x]\nc=1\na b = no\n\n[y]\nA B=no\n[z]\na b = no\n"},
-		"of all":   {"setting", "/etc/v", `{"form":"ini","section":"*","keys":["a"],"deny":["1"]}`, "[global]\na=1\n[x]\n[y]\n", "[global]\n# disabled by backstay: a=1\n[x]\n[y]\n"},
-		"uci":      {"setting", "/etc/v", `{"form":"uci","section":"s","keys":["a"],"one_of":["1"],"default":"0","set":"1"}`, "config s x\n\toption b 2\n\nconfig s\n\toption a \"0\"\n", "config s x\n\toption b 2\n\toption a '1'\n\nconfig s\n\toption a '1'\n"},
-		"exports":  {"exports", "/etc/v", `{"deny":["everybody"]}`, "/a \\\n  *(rw)\n/b h(rw)\n", "# disabled by backstay: /a \n# disabled by backstay:   *(rw)\n/b h(rw)\n"},
+		"replaced":     {"setting", "/etc/v", `{"form":"assign","keys":["a"],"deny":["yes"],"set":"NO"}`, "# a=yes\r\n a = yes\r\nb=1", "# a=yes\r\n a = NO\r\nb=1"},
+		"appended":     {"setting", "/etc/v", `{"form":"assign","keys":["a"],"deny":["yes"],"default":"yes","set":"NO"}`, "b=1", "b=1\na=NO\n"},
+		"put out":      {"setting", "/etc/v", `{"form":"assign","keys":["a"],"deny":["*"]}`, "a\nb\n", "# disabled by backstay: a\nb\n"},
+		"words":        {"setting", "/etc/v", `{"form":"words","keys":["a"],"deny":["1"],"set":"2"}`, "\ta  1;\n", "\ta 2;\n"},
+		"section":      {"setting", "/etc/v", `{"form":"ini","section":"*","keys":["a b"],"one_of":["no"],"default":"yes","set":"no"}`, "[x]\nc=1\n\n[y]\nA B=yes\n[z]\n", "[x]\nc=1\na b = no\n\n[y]\nA B=no\n[z]\na b = no\n"},
+		"of all":       {"setting", "/etc/v", `{"form":"ini","section":"*","keys":["a"],"deny":["1"]}`, "[global]\na=1\n[x]\n[y]\n", "[global]\n# disabled by backstay: a=1\n[x]\n[y]\n"},
+		"uci":          {"setting", "/etc/v", `{"form":"uci","section":"s","keys":["a"],"one_of":["1"],"default":"0","set":"1"}`, "config s x\n\toption b 2\n\nconfig s\n\toption a \"0\"\n", "config s x\n\toption b 2\n\toption a '1'\n\nconfig s\n\toption a '1'\n"},
+		"loopback may": {"mosquitto", "listeners", `{"find":["anonymous"]}`, "per_listener_settings true\nlistener 1 127.0.0.1\nallow_anonymous true\nlistener 2\nlistener 3\nallow_anonymous true\n", "per_listener_settings true\nlistener 1 127.0.0.1\nallow_anonymous true\nlistener 2\nallow_anonymous false\nlistener 3\nallow_anonymous false\n"},
+		"exports":      {"exports", "/etc/v", `{"deny":["everybody"]}`, "/a \\\n  *(rw)\n/b h(rw)\n", "# disabled by backstay: /a \n# disabled by backstay:   *(rw)\n/b h(rw)\n"},
 	} {
 		at := "etc/v"
 		if c.kind == "mosquitto" {
