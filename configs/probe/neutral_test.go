@@ -109,7 +109,7 @@ func neutraliseOne(t *testing.T, name, dir string, check probe.Check, want []str
 }
 
 func TestLinkChanges(t *testing.T) {
-	dir := tree(t, files{"etc/a": "-> b", "etc/real": "x", "up": "-> /etc"})
+	dir := tree(t, files{"etc/a": "-> b", "etc/real": "x", "up": "-> etc"})
 	ctx, h := context.Background(), host(t, dir)
 	for name, c := range map[string]probe.Change{
 		"another text":       {Op: probe.Unlink, Path: "/etc/a", Before: []byte("c")},
