@@ -45,6 +45,7 @@ func (e *Engine) apply(ctx context.Context, ids, only []string, dryRun bool) (Re
 		return Report{}, err
 	}
 	r.report.DryRun, r.only = dryRun, only
+	defer r.host.Close() // ends a firewall on trial that nobody confirmed
 	a := &apply{run: r, ids: ids, dry: dryRun}
 	err = a.all()
 	if err == nil && !dryRun {
@@ -257,6 +258,11 @@ func (a *apply) carryOut(ctx context.Context, rule Rule, c probe.Change) error {
 	if err := a.rec.add(rule.ID, c); err != nil {
 		return err
 	}
+	if c.Trial = a.inTrial; c.Learn > 0 { // waiting for the open connections is not the rule's own time
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(a.ctx, c.Learn+defaultRuleTime)
+		defer cancel()
+	}
 	return a.write(ctx, a.host, c)
 }
 
@@ -331,6 +337,9 @@ func (a *apply) confirm() error {
 		return nil
 	}
 	err := a.Confirm(a.ctx)
+	if err == nil {
+		err = a.host.Keep(a.ctx)
+	}
 	if err == nil {
 		for _, t := range a.trial {
 			if rule := a.report.Findings[t.finding].Rule; a.mem.Trials[rule].N > 0 {

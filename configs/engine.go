@@ -134,6 +134,7 @@ func (e *Engine) check(ctx context.Context, only []string) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
+	defer r.host.Close()
 	r.only = only
 	for _, rule := range r.selected() {
 		if err := ctx.Err(); err != nil {

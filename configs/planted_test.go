@@ -192,7 +192,7 @@ func TestEveryBaseRuleIsPlanted(t *testing.T) {
 func fixableIDs(p configs.Policy) []string {
 	var out []string
 	for _, r := range p.Rules {
-		if r.Fix != "" && r.Fix != configs.FixReport {
+		if r.Fix != "" && r.Fix != configs.FixReport && r.Kind != "firewall" { // that is of a running kernel
 			out = append(out, r.ID)
 		}
 	}
@@ -220,6 +220,7 @@ func TestApplyMendsAndASecondApplyWritesNothing(t *testing.T) {
 	report := slices.DeleteFunc(plantedIn(e.Policy, planted), func(id string) bool {
 		return slices.Contains(ids, id) || id == "account.guess-damping" || id == "boot.module-signatures"
 	})
+	report = slices.DeleteFunc(report, func(id string) bool { return id == "firewall.forward" }) // nothing is forwarded any more
 	if got := with(check(t, e), configs.Fail, configs.Unknown); !slices.Equal(got, report) {
 		t.Errorf("after the fixes %q fail, want only what is report-only: %q", got, report)
 	}
@@ -239,7 +240,7 @@ func TestApplyWithoutNamesLeavesWhatCouldLockOut(t *testing.T) {
 	r := apply(t, e, false)
 	for _, f := range r.Findings {
 		switch {
-		case f.Fix == configs.FixConfirm && f.Result != configs.Fail:
+		case f.Fix == configs.FixConfirm && f.Result != configs.Fail && f.Result != configs.NotApplicable:
 			t.Errorf("%s: %s", f.Rule, f.Result)
 		case f.Fix == configs.FixAuto && f.Result != configs.Fixed && f.Result != configs.Pass: // the fix of another rule may have mended it
 			t.Errorf("%s: %s %s", f.Rule, f.Result, f.Reason)

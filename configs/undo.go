@@ -81,10 +81,14 @@ func (e *Engine) undo(ctx context.Context, rec *record) ([]Planned, error) {
 	if rec.Trial > 0 && !rec.Committed {
 		first = min(rec.Trial-1, len(rec.Changes))
 	}
-	if err := rec.rehearse(ctx, e.newHost(), first); err != nil {
+	look := e.newHost()
+	err := rec.rehearse(ctx, look, first)
+	look.Close()
+	if err != nil {
 		return nil, err
 	}
 	h := e.newHost()
+	defer h.Close()
 	done, err := rec.back(ctx, h, first, len(rec.Changes))
 	if err != nil {
 		return done, err

@@ -3,6 +3,7 @@
 package nft
 
 import (
+	"cmp"
 	"slices"
 	"strconv"
 	"strings"
@@ -62,7 +63,7 @@ func (rs Ruleset) Judge(hook string, p Packet) Ruling {
 			act = at.chain.Policy
 			w.why = at.String() + " policy " + string(act)
 		} else {
-			w.why = "table " + at.table.Family + " " + at.table.Name + " " + w.why
+			w.why = "table " + at.table.Family + " " + at.table.Name + " chain " + w.in.Name + " rule " + strconv.Itoa(w.rule+1) + ": " + w.in.Rules[w.rule].String()
 		}
 		if w.unsure != "" {
 			out.Unsure = at.String() + ": " + w.unsure
@@ -84,23 +85,30 @@ type judge struct {
 	table  *Table
 	p      Packet
 	why    string
+	in     *Chain // where the last rule that fits is
+	rule   int
 	unsure string
 	steps  int
 }
 
-// maxSteps bounds one judgement; chains that jump to each other twice each would otherwise take 2^16 steps.
-const maxSteps = 100_000
+// maxSteps bounds the values compared for one judgement; chains that jump to each other twice each would otherwise take 2^16
+// times their rules.
+const maxSteps = 1_000_000
 
 func (w *judge) chain(c *Chain, deep int) Action {
 	for i, r := range c.Rules {
-		if w.steps++; w.steps > maxSteps || deep > maxDeep {
+		w.steps++
+		for _, m := range r.Matches {
+			w.steps += len(m.Ranges) + len(m.Names)
+		}
+		if w.steps > maxSteps || deep > maxDeep {
 			w.unsure = "its jumps are too deep to follow"
 			return None
 		}
 		if r.Action == None || !w.fits(r) {
 			continue
 		}
-		w.why = "chain " + c.Name + " rule " + strconv.Itoa(i+1) + ": " + r.String()
+		w.in, w.rule = c, i
 		switch r.Action {
 		case Accept, Drop, Reject, Queue, Return:
 			return r.Action
@@ -153,10 +161,7 @@ func (w *judge) match(m Match) truth {
 	case Other:
 		return maybe
 	case Often:
-		if m.Not {
-			return maybe // "limit rate over": fits only under load
-		}
-		return often
+		return often // also "limit rate over": whoever wants it to fit sends more
 	case IIfName:
 		ok = nameFits(m.Names, w.p.In.Name)
 	case OIfName:
@@ -229,32 +234,39 @@ func pick(b bool, yes, no uint64) uint64 {
 	return no
 }
 
-// Ports lists the ports at which the answer of the input or output chains may change: the ends of every range that a rule
-// names, and one beyond. Judging these judges all ports.
-func (rs Ruleset) Ports() []uint16 {
-	edge := map[uint16]bool{}
+// Ports lists the ranges of ports that rules name, lowest first.
+func (rs Ruleset) Ports() []Range {
+	seen := map[Range]bool{}
 	for _, t := range rs.Tables {
 		for _, c := range t.Chains {
 			for _, r := range c.Rules {
 				for _, m := range r.Matches {
-					if m.Field != DPort {
-						continue
-					}
-					for _, g := range m.Ranges {
-						for _, v := range []uint64{g.Lo, g.Hi, g.Lo - 1, g.Hi + 1} {
-							if v > 0 && v <= 65535 {
-								edge[uint16(v)] = true
-							}
+					if m.Field == DPort {
+						for _, g := range m.Ranges {
+							seen[Range{min(g.Lo, 65535), min(g.Hi, 65535)}] = true
 						}
 					}
 				}
 			}
 		}
 	}
-	out := make([]uint16, 0, len(edge))
-	for v := range edge {
-		out = append(out, v)
+	out := make([]Range, 0, len(seen))
+	for g := range seen {
+		out = append(out, g)
 	}
-	slices.Sort(out)
+	slices.SortFunc(out, func(a, b Range) int { return cmp.Or(cmp.Compare(a.Lo, b.Lo), cmp.Compare(a.Hi, b.Hi)) })
+	return out
+}
+
+// Chains names the base chains that are asked at a hook.
+func (rs Ruleset) Chains(hook string) []string {
+	var out []string
+	for _, v6 := range []bool{false, true} {
+		for _, at := range rs.hook(hook, v6) {
+			if s := at.String(); !slices.Contains(out, s) {
+				out = append(out, s)
+			}
+		}
+	}
 	return out
 }

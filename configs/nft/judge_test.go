@@ -171,6 +171,8 @@ func TestJudgeReachabilityNotWords(t *testing.T) {
 		"drops one sender":                  {rules(Accept, Rule{Matches: []Match{{Field: Other}}, Action: Drop}), false},
 		"any sender":                        {rules(Drop, Rule{Matches: []Match{{Field: Any}}, Action: Accept}), false},
 		"accepted within a limit":           {rules(Drop, Rule{Matches: []Match{{Field: Often}}, Action: Accept}), false},
+		"accepted over a limit":             {rules(Drop, Rule{Matches: []Match{{Field: Often, Not: true}}, Action: Accept}), false},
+		"dropped over a limit":              {rules(Accept, Rule{Matches: []Match{{Field: Often, Not: true}}, Action: Drop}), false},
 		"dropped within a limit":            {rules(Accept, Rule{Matches: []Match{{Field: Often}}, Action: Drop}), false},
 		"a program decides":                 {rules(Drop, Rule{Action: Queue}), false},
 		"the first packet of TCP":           {rules(Drop, Rule{Matches: []Match{tcp, {Field: TCPFlags, Mask: 0x17, Ranges: one(2)}}, Action: Accept}), false},

@@ -38,8 +38,9 @@ var (
 
 // Ruleset is what decides about packets.
 type Ruleset struct {
-	Tables []Table
-	Links  []Link // of the running system; empty for a file
+	Tables  []Table
+	Links   []Link // of the running system; empty for a file
+	Missing string // of a file: what it includes and could not be read
 }
 
 // Link is a network interface.

@@ -14,10 +14,11 @@ type Open struct {
 
 // Opening is what a chain of ours lets through beside answers to what was sent and what stays inside the device.
 type Opening struct {
-	Ports []Open
-	Ping  bool // all of ICMP; without, only what IPv6 needs to work
-	DHCP  bool // answers to a DHCP client
-	MDNS  bool // questions for names of the local network
+	Ports   []Open
+	Trusted []string // interfaces from which, or to which, everything may go
+	Ping    bool     // all of ICMP; without, only what IPv6 needs to work
+	DHCP    bool     // answers to a DHCP client
+	MDNS    bool     // questions for names of the local network
 }
 
 // InputChain drops what is not opened and comes from outside.
@@ -65,6 +66,9 @@ func (c *Chain) add(r Rule) {
 func proto(n uint64) Match { return Match{Field: L4Proto, Ranges: one(n)} }
 
 func (c *Chain) open(o Opening, name Field) {
+	for _, n := range o.Trusted {
+		c.add(Rule{Matches: []Match{{Field: name, Names: []string{n}}}})
+	}
 	if o.Ping {
 		c.add(Rule{Matches: []Match{{Field: L4Proto, Ranges: []Range{{ICMP, ICMP}, {ICMPv6, ICMPv6}}}}})
 	} else if c.Hook != Forward {

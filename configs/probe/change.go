@@ -11,6 +11,7 @@ import (
 	"path"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // Op is what a change does to one path.
@@ -41,6 +42,9 @@ type Change struct {
 	To            *Target     `json:",omitempty"` // Signal: which process
 	NextStart     bool        // a running program keeps the old setting until it is started again
 	OneWay        bool        `json:",omitempty"` // Kernel: it cannot be taken back before a restart, which takes it back by itself
+
+	Learn time.Duration // Firewall: how long the kernel may take to get to know the open connections
+	Trial bool          `json:"-"` // Firewall: it ends with this process, or when Host.Keep is not called for some minutes
 
 	// Redact hides secrets in a line of a printed difference; nil when the file has none.
 	Redact func(line string) string `json:"-"`
@@ -83,6 +87,9 @@ func (h *Host) Apply(ctx context.Context, c Change) error {
 	}
 	if h.root == nil {
 		return fmt.Errorf("%s %s: an image is read only", c.Op, printable(c.Path))
+	}
+	if c.Op == Firewall {
+		return h.applyFilter(ctx, c)
 	}
 	defer h.Forget(c.Path)
 	if c.Op == Signal {

@@ -58,6 +58,7 @@ type Host struct {
 	running   *processFacts
 	listening *listenerFacts
 	sshdKeys  *sshdKeys
+	filter    filterFacts
 
 	guesses  *Guesses
 	versions map[string]string // of programs

@@ -88,6 +88,9 @@ func (h *Host) pretended(in Info) (Info, error) {
 
 // Ready reports whether c could be applied to what is there now.
 func (h *Host) Ready(ctx context.Context, c Change) bool {
+	if c.Op == Firewall {
+		return h.filterReady(ctx, c)
+	}
 	in, err := h.Stat(c.Path)
 	switch c.Op {
 	case Signal:
@@ -107,6 +110,9 @@ func (h *Host) Ready(ctx context.Context, c Change) bool {
 
 // Holds reports whether what is there now is already what c would make of it.
 func (h *Host) Holds(ctx context.Context, c Change) bool {
+	if c.Op == Firewall {
+		return h.filterIs(ctx, c.After)
+	}
 	in, err := h.Stat(c.Path)
 	switch c.Op {
 	case Signal:

@@ -5,7 +5,7 @@
 // There is one file per kind of thing: accounts, sshd, dropbear, inittab, sysctl and so on. A kind turns the target and
 // want of a rule into a [Check]. Check reads, Fix plans: neither writes. A plan is a list of [Change] values, which the
 // engine in the parent package shows (dry run), keeps copies of (undo) or carries out, so what a dry run shows is what an
-// apply does. The package starts no program and opens no socket.
+// apply does. The package starts no program and opens no socket but netlink, to the kernel.
 //
 // The root is not trusted. Every path is resolved inside it, absolute links included, by [Host]; os.Root backs that with
 // a refusal in the kernel calls. Only regular files are opened, never a FIFO or a device (but see Host.readArea and Host.verityStatus), and every read, walk and list
@@ -119,6 +119,9 @@ func Kinds() []Kind {
 		consoleKind(),
 		sysctlKind(), sysctlIfaceKind(), sysctlPathKind(), kconfigKind(), cmdlineKind(), sysfsKind(),
 		ubootKind(), ubootAccessKind(), fuseKind(), verityKind(), gadgetKind(), debugfsKind(), deviceNodeKind(),
+
+		// packet filter, radio, ports
+		firewallKind(), firewallSideKind(), wirelessKind(), deviceKind(), moduleKind(),
 
 		// files and mounts
 		fileAbsentKind(), fileLineKind(), fileModeKind(), startFilesKind(), setuidKind(), treeKind(), chainKind(), pathKind(), umaskKind(),

@@ -15,7 +15,7 @@ type defect struct {
 
 // defects are the planted defaults. Each file appears once: two defects of one file share an entry.
 func defects(key string) []defect {
-	return slices.Concat(accountDefects(), sshDefects(), kernelDefects(), serviceDefects(), bootDefects(), fileDefects(key), []defect{
+	return slices.Concat(accountDefects(), sshDefects(), kernelDefects(), serviceDefects(), bootDefects(), fileDefects(key), firewallDefects(), radioDefects(), []defect{
 		{rules: []string{"service.telnet", "console.shell", "console.serial-login"},
 			files: []file{{name: "etc/inittab", mode: 0o644, text: inittab +
 				"::respawn:/sbin/telnetd -F -l /bin/sh\nttyS0::respawn:-/bin/sh\nttyS1::respawn:/sbin/getty -L ttyS1 115200 vt100\n"}}},

@@ -131,6 +131,7 @@ func skeleton() []file {
 	out = append(out, loginSkeleton()...)
 	out = append(out, serviceSkeleton()...)
 	out = append(out, bootSkeleton()...)
+	out = append(append(out, firewallSkeleton()...), radioSkeleton()...)
 	return out
 }
 
