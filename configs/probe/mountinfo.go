@@ -53,9 +53,16 @@ func (h *Host) mounts(ctx context.Context) ([]mountPoint, error) {
 	if err != nil {
 		return nil, err
 	}
+	last := map[string]int{}
+	all := parseMountinfo(data)
+	for i, m := range all {
+		last[m.point] = i
+	}
 	var out []mountPoint
-	for _, m := range parseMountinfo(data) {
-		out = slices.DeleteFunc(out, func(o mountPoint) bool { return o.point == m.point })
+	for i, m := range all {
+		if last[m.point] != i {
+			continue
+		}
 		if o, ok := h.over[m.point]; ok && o.remount != nil {
 			m = m.with(o.remount)
 		}

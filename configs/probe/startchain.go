@@ -131,11 +131,21 @@ func startDirs() []string {
 
 // ofStarts follows everything that root starts. What runs as somebody else may be theirs.
 func (c *chain) ofStarts(ctx context.Context, f *startFacts) {
+	theirs := map[string]bool{}
+	for _, s := range f.list {
+		if s.user != "" && s.user != "root" && s.user != "0" {
+			theirs[s.file] = true
+		}
+	}
+	for _, p := range f.read { // also what scripts read with "." and holds no command yet
+		if !theirs[p] && !below("/home", p) {
+			c.follow(p)
+		}
+	}
 	for _, s := range f.list {
 		if !s.enabled || s.user != "" && s.user != "root" && s.user != "0" {
 			continue
 		}
-		c.follow(s.file)
 		c.follow(s.entry)
 		c.interpreter(ctx, s.file)
 		for i, w := range s.words {

@@ -77,13 +77,14 @@ func TestTreeFindsOwnersAndDevices(t *testing.T) {
 	node("var/flash", unix.S_IFBLK, 31, 0)
 	node("var/named/dev/null", unix.S_IFCHR, 1, 3)
 	node("var/named/dev/urandom", unix.S_IFCHR, 1, 9)
+	node("var/named/dev/mem", unix.S_IFCHR, 1, 1)
 	node("srv/null", unix.S_IFCHR, 1, 3)
 	node("srv/whiteout", unix.S_IFCHR, 0, 0)
 	node("dev/mem", unix.S_IFCHR, 1, 1)
 	ctx := context.Background()
 	for what, want := range map[string]string{
 		"unowned": "fail; /srv/ghost owner 1000, group 7; /srv/group owner 7, group 1000",
-		"device":  "fail; /srv/mem character device 1:1, mode 0600; /srv/null character device 1:3, mode 0600; /var/flash block device 31:0, mode 0600",
+		"device":  "fail; /srv/mem character device 1:1, mode 0600; /srv/null character device 1:3, mode 0600; /var/flash block device 31:0, mode 0600; /var/named/dev/mem character device 1:1, mode 0600",
 	} {
 		if got := brief(newCheck(t, "tree", "/", `{"find":"`+what+`"}`).Check(ctx, host(t, dir))); got != want {
 			t.Errorf("%s: %s, want %s", what, got, want)
