@@ -6,7 +6,7 @@ clean_common() {
   local p t=${kind:0:1}T
   for p in usr/bin/app usr/sbin/snmpd usr/sbin/mosquitto usr/bin/redis-server usr/sbin/smbd usr/bin/rsync usr/sbin/nginx usr/sbin/dnsmasq \
     usr/sbin/hostapd usr/sbin/wpa_supplicant usr/sbin/xinetd usr/sbin/inetd usr/sbin/miniupnpd usr/sbin/nft usr/sbin/exportfs usr/sbin/rpc.nfsd \
-    usr/sbin/bluetoothd usr/bin/swupdate usr/bin/gdbserver usr/sbin/easycwmpd; do
+    usr/sbin/bluetoothd usr/bin/swupdate usr/sbin/easycwmpd; do
     [[ -e $R/$p ]] || prog $p
   done
   [[ $kind != alpine ]] || { put etc/init.d/sysctl 755 <<<$'#!/sbin/openrc-run\nstart() { sysctl --system; }'

@@ -60,7 +60,7 @@ service_defects() {
   defect ${d}S18 start 'a web terminal without login' 'service.*' ttyd && { prog usr/bin/ttyd; start 82 webterm '/usr/bin/ttyd -W -p 7681 /bin/sh'; }
   defect ${d}S19 start 'a screen server without password' 'service.*' x11vnc vnc && { prog usr/bin/x11vnc; start 83 screen '/usr/bin/x11vnc -nopw -forever -display :0'; }
   defect ${d}S20 /etc/config/easycwmp 'remote management over clear text' 'service.*' && put etc/config/easycwmp <<<$'config acs\n\toption url http://acs.example.com:7547/\n\toption username admin\n\toption password admin'
-  defect ${d}S21 start 'a debugger that listens' 'service.*,debug.*' gdbserver && start 84 debug '/usr/bin/gdbserver --multi 0.0.0.0:2345'
+  defect ${d}S21 start 'a debugger that listens' 'service.*,debug.*' gdbserver && prog usr/bin/gdbserver && start 84 debug '/usr/bin/gdbserver --multi 0.0.0.0:2345'
   defect ${d}S22 /etc/httpd.conf 'a web password out of the box' 'service.*,web.*' httpd.conf && { start 85 web '/sbin/httpd -f -h /www'; put etc/httpd.conf 600 <<<$'/cgi-bin:root:root\n/:admin:admin'; }
   defect ${d}S23 start 'a web server whose root is the root' 'service.*,web.*' 'httpd' && start 86 web2 '/sbin/httpd -f -p 8080 -h /'
   defect ${d}S24 start 'an rlogin server' 'service.*' rlogind && { prog usr/sbin/in.rlogind; start 87 rlogin '/usr/sbin/in.rlogind -D'; }
@@ -114,7 +114,7 @@ console_defects() {
   if [[ $kind == debian ]]; then
     defect ${d}C01 /etc/systemd/system/serial-getty@ttyS0.service.d 'root without login on the serial line' 'console.*' autologin ttyS0 && {
       put etc/systemd/system/serial-getty@ttyS0.service.d/auto.conf <<<$'[Service]\nExecStart=\nExecStart=-/sbin/agetty --autologin root --noclear %I 115200 vt220'
-      mkdir -p "$R/etc/systemd/system/getty.target.wants"; ln -s /lib/systemd/system/serial-getty@.service "$R/etc/systemd/system/getty.target.wants/serial-getty@ttyS0.service"; }
+      mkdir -p "$R/etc/systemd/system/getty.target.wants"; rm -f "$R/etc/systemd/system/serial-getty@ttyS0.service"; ln -s /lib/systemd/system/serial-getty@.service "$R/etc/systemd/system/getty.target.wants/serial-getty@ttyS0.service"; }
     defect ${d}C02 /etc/systemd/system/sysinit.target.wants/debug-shell.service "systemd's debug shell" 'console.*,debug.*' debug-shell && {
       mkdir -p "$R/etc/systemd/system/sysinit.target.wants"; ln -s /lib/systemd/system/debug-shell.service "$R/etc/systemd/system/sysinit.target.wants/debug-shell.service"; }
   else
@@ -145,7 +145,7 @@ boot_defects() {
     local id=${k%%:*} rest=${k#*:}; local key=${rest%:*} val=${rest##*:}
     defect $d$id /etc/sysctl.d/zz-debug.conf "$key is $val" 'kernel.*,net.*' "$key" && echo "$key = $val" | add etc/sysctl.d/zz-debug.conf
   done
-  defect ${d}B13 /etc/sysctl.d/zz-debug.conf 'a program of everybody loads modules' 'kernel.*' kernel.modprobe && echo 'kernel.modprobe = /tmp/modprobe' | add etc/sysctl.d/zz-debug.conf
+  defect ${d}B13 /etc/sysctl.d/zz-debug.conf 'a program of everybody loads modules' 'kernel.*,debug.*' kernel.modprobe && echo 'kernel.modprobe = /tmp/modprobe' | add etc/sysctl.d/zz-debug.conf
   defect ${d}B14 /etc/sysctl.d/zz-debug.conf 'redirects are obeyed' 'net.*,kernel.*' accept_redirects && echo 'net.ipv4.conf.all.accept_redirects = 1' | add etc/sysctl.d/zz-debug.conf
   defect ${d}B15 /etc/sysctl.d/zz-debug.conf 'source routes are obeyed' 'net.*,kernel.*' accept_source_route && printf 'net.ipv4.conf.all.accept_source_route = 1\nnet.ipv4.conf.default.accept_source_route = 1\n' | add etc/sysctl.d/zz-debug.conf
   defect ${d}B16 /etc/sysctl.d/zz-debug.conf 'it forwards between networks' 'net.*,kernel.*' ip_forward && echo 'net.ipv4.ip_forward = 1' | add etc/sysctl.d/zz-debug.conf

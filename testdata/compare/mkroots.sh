@@ -49,7 +49,7 @@ trap_() { [[ -n $planting ]] || record trap "$1" "$2" "$3" ''; }
 # start NN NAME COMMAND...: the system starts COMMAND, in the way of its kind. It sets $at to the file that does.
 start() {
   local n=$1 name=$2 words; shift 2
-  read -r -a words <<<"$*"
+  read -r -a words <<<"${*//\"/\\\"}"
   case $kind in
   busybox)
     at=etc/init.d/S$n$name
@@ -153,6 +153,7 @@ ClientAliveInterval 300
 AcceptEnv none
 X
   sed -i '/^AcceptEnv/d; /^X11Forwarding/d' "$R/etc/ssh/sshd_config"; chmod 600 "$R/etc/ssh/sshd_config"
+  ln -s /dev/null "$R/etc/systemd/system/serial-getty@ttyS0.service" # systemd starts one for each console= of the kernel
   mkdir -p "$R/var/log/journal"; printf '[Journal]\nStorage=persistent\n' | put etc/systemd/journald.conf.d/device.conf
 }
 
