@@ -48,7 +48,7 @@ func TestKernelCommandLine(t *testing.T) {
 		"loader entry":              {one("efi/loader/entries/a.conf", "title x\noptions root=/dev/x rd.break\n"), "cmdline", "kernel", deny, "fail; /efi/loader/entries/a.conf:2"},
 		"script":                    {one("boot/boot.cmd", "# setenv bootargs single\nsetenv bootargs \"console=ttyS0 1\"\nbootz ${a}\n"), "cmdline", "kernel", deny, "fail; /boot/boot.cmd:2 1"},
 		"script image":              {one("boot/boot.scr", scriptImage("setenv bootargs console=ttyS0 init=/bin/sh\nbootm\n")), "cmdline", "kernel", deny, "fail; /boot/boot.scr:1 init=/bin/sh"},
-		"script image with a lie":   {one("boot/boot.scr", scriptImage("setenv x")[:70]+"\xff\xff"), "cmdline", "kernel", deny, "unknown"},
+		"script image with a lie":   {files{"boot/boot.scr": scriptImage("setenv x")[:70] + "\xff\xff", "proc/cmdline": "quiet\n"}, "cmdline", "kernel", deny, "unknown"},
 		"device tree":               {one("boot/board.dtb", dtb("console=ttyS0 single")), "cmdline", "kernel", deny, "fail; /boot/board.dtb /chosen/bootargs single"},
 		"device tree of another":    {one("boot/board.dtb", dtb("console=ttyS0")), "cmdline", "kernel", deny, "pass"},
 		"device tree cut":           {one("boot/board.dtb", dtb("console=ttyS0")[:120]), "cmdline", "kernel", deny, "unknown"},
@@ -102,7 +102,8 @@ func dtb(args string) string {
 	word(2)
 	word(9)
 	head := make([]byte, 40)
-	for off, v := range map[int]int{0: 0xd00dfeed, 4: 40 + structs.Len() + names.Len(), 8: 40, 12: 40 + structs.Len(), 20: 17, 32: names.Len(), 36: structs.Len()} {
+	copy(head, "\xd0\x0d\xfe\xed")
+	for off, v := range map[int]int{4: 40 + structs.Len() + names.Len(), 8: 40, 12: 40 + structs.Len(), 20: 17, 32: names.Len(), 36: structs.Len()} {
 		binary.BigEndian.PutUint32(head[off:], uint32(v))
 	}
 	return string(head) + structs.String() + names.String()
@@ -127,6 +128,7 @@ func TestUbootEnvironment(t *testing.T) {
 		return files{"etc/fw_env.config": "/a 0x0 0x40\n/b 0 40\n/c 0 40\n", "a": a, "b": b}
 	}
 	old := func(flag byte, vars ...string) string { return ubootIn(binary.LittleEndian, 5, flag, vars) }
+	tiny := string(binary.LittleEndian.AppendUint32(nil, crc32.ChecksumIEEE([]byte("a=1\x00")))) + "a=1\x00"
 	single := func(env string) files { return files{"etc/fw_env.config": "# x\n/env 0 0x40\n", "env": env} }
 	runChecks(t, map[string]checkCase{
 		"closed":                    {single(uboot("bootdelay=-2")), "uboot-env", "bootdelay", want, "pass"},
@@ -146,6 +148,7 @@ func TestUbootEnvironment(t *testing.T) {
 		"on a device":               {files{"etc/fw_env.config": "/dev/mtd1 0 40\n"}, "uboot-env", "bootdelay", want, "unknown"},
 		"sizes differ":              {files{"etc/fw_env.config": "/a 0 40\n/b 0 80\n"}, "uboot-env", "bootdelay", want, "unknown"},
 		"endless":                   {files{"etc/fw_env.config": "/a 0 40000000\n"}, "uboot-env", "bootdelay", want, "unknown"},
+		"too small":                 {files{"etc/fw_env.config": "/env 0 8\n", "env": tiny}, "uboot-env", "bootdelay", want, "unknown"},
 		"no line":                   {files{"etc/fw_env.config": "# none\n"}, "uboot-env", "bootdelay", want, "unknown"},
 		"from the end":              {files{"etc/fw_env.config": "/env -0x40 0x40\n", "env": "xx" + uboot("bootdelay=-2")}, "uboot-env", "bootdelay", want, "pass"},
 		"in the boot directory":     {files{"boot/uboot.env": uboot("bootdelay=3")}, "uboot-env", "bootdelay", want, "fail; /boot/uboot.env"},
