@@ -225,6 +225,7 @@ func TestMountClasses(t *testing.T) {
 		"by users":            {fstab("/dev/sda1 /media/usb vfat noauto,users 0 0"), nil, "removable", removable, "pass", false},
 		"by users, exec":      {fstab("/dev/sda1 /media/usb vfat noauto,user,exec 0 0"), nil, "removable", removable, "fail", true},
 		"by hand":             {fstab("/dev/cdrom /media/cdrom iso9660 noauto,ro 0 0"), nil, "removable", removable, "not-applicable", false},
+		"by hand, to write":   {fstab("/dev/sda1 /media/usb vfat noauto 0 0"), nil, "removable", removable, "fail; /etc/fstab:1 noauto", true},
 		"mdev script":         {files{"etc/mdev/mount.sh": "#!/bin/sh\n# mount /dev/$MDEV /x\nmkdir -p /media/$MDEV\nmount -t auto \"/dev/${MDEV}\" /media/$MDEV || rmdir /media/$MDEV\n"}, nil, "removable", removable, "fail; /etc/mdev/mount.sh:4", false},
 		"mdev script, sound":  {files{"lib/mdev/automount": "#!/bin/sh\nmount -o nosuid,nodev,noexec,sync -t auto /dev/$MDEV /media/$MDEV\n"}, nil, "removable", removable, "pass", false},
 		"udev script":         {files{"etc/udev/scripts/mount.sh": "MOUNT=\"/bin/mount\"\nif ! $MOUNT -t auto $DEVNAME \"/media/$name\"\nthen x\nfi\n"}, nil, "removable", removable, "fail; /etc/udev/scripts/mount.sh:2", false},
