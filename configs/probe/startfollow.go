@@ -173,7 +173,11 @@ func (c *startReader) textWith(o origin, file, src string, before func(vars map[
 	}
 	if prog := vars["command"]; o.source == "openrc" && prog != "" {
 		line := 1 + strings.Count(src[:max(0, strings.Index(src, "command="))], "\n")
-		c.add(o, file, shellCommand{line: line, words: append([]string{prog}, strings.Fields(vars["command_args"]+" "+vars["command_args_foreground"])...)})
+		// openrc-run evaluates the arguments once more, so quotes inside hold words together.
+		for _, cmd := range readScript(prog+" "+vars["command_args"]+" "+vars["command_args_foreground"], map[string]string{}, nil) {
+			cmd.line = line
+			c.add(o, file, cmd)
+		}
 	}
 }
 

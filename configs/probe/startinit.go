@@ -84,6 +84,9 @@ func (c *startReader) openrc() {
 			if err != nil || !in.Mode.IsRegular() {
 				continue
 			}
+			if n == "local" {
+				c.localScripts()
+			}
 			c.f.boot++
 			o := origin{source: "openrc", entry: c.h.entryPath(p), enabled: c.h.executable(p)}
 			data, file, ok := c.file(p)
@@ -96,6 +99,15 @@ func (c *startReader) openrc() {
 				conf = string(d)
 			}
 			c.openrcScript(o, file, string(data), conf)
+		}
+	}
+}
+
+// localScripts are what OpenRC's service "local" runs.
+func (c *startReader) localScripts() {
+	for _, n := range c.names("/etc/local.d") {
+		if p := path.Join("/etc/local.d", n); strings.HasSuffix(n, ".start") {
+			c.script(origin{source: "openrc", entry: c.h.entryPath(p), enabled: c.h.executable(p)}, p)
 		}
 	}
 }

@@ -156,10 +156,10 @@ net_defects() {
   local d=${kind:0:1}
   defect ${d}N01 /etc/nftables.conf 'a firewall that accepts' 'firewall.*,net.*' nftables && sed -i 's/priority 0; policy drop/priority 0; policy accept/' "$R/etc/nftables.conf"
   defect ${d}N02 /etc/hostapd/hostapd.conf 'an open access point' 'wireless.*' hostapd && sed -i 's/^wpa=2/wpa=0/; /^wpa_key_mgmt/d; /^ieee8021x/d' "$R/etc/hostapd/hostapd.conf"
-  defect ${d}N03 /etc/hostapd/hostapd.conf 'WPS with a PIN' 'wireless.*' wps ap_pin && { sed -i 's/^wps_state=0/wps_state=2/' "$R/etc/hostapd/hostapd.conf"; echo 'ap_pin=12345670' | add etc/hostapd/hostapd.conf; }
+  defect ${d}N03 /etc/hostapd/hostapd.conf 'WPS with a PIN' 'wireless.wps' && { sed -i 's/^wps_state=0/wps_state=2/' "$R/etc/hostapd/hostapd.conf"; echo 'ap_pin=12345670' | add etc/hostapd/hostapd.conf; }
   defect ${d}N04 /etc/wpa_supplicant/wpa_supplicant.conf 'an open network is joined' 'wireless.*' wpa_supplicant key_mgmt open && printf 'network={\n\tssid="factory"\n\tkey_mgmt=NONE\n}\n' | add etc/wpa_supplicant/wpa_supplicant.conf
-  defect ${d}N05 /etc/wpa_supplicant/wpa_supplicant.conf 'a passphrase that is guessed at once' 'wireless.*' passphrase psk && printf 'network={\n\tssid="setup"\n\tpsk="12345678"\n\tproto=RSN\n}\n' | add etc/wpa_supplicant/wpa_supplicant.conf
-  defect ${d}N06 /etc/wpa_supplicant/wpa_supplicant.conf 'the control socket is in /tmp' 'wireless.*' ctrl_interface && sed -i 's,^ctrl_interface=.*,ctrl_interface=/tmp/wpa,' "$R/etc/wpa_supplicant/wpa_supplicant.conf"
+  defect ${d}N05 /etc/wpa_supplicant/wpa_supplicant.conf 'a passphrase that is guessed at once' 'wireless.passphrase' && printf 'network={\n\tssid="setup"\n\tpsk="12345678"\n\tproto=RSN\n}\n' | add etc/wpa_supplicant/wpa_supplicant.conf
+  defect ${d}N06 /etc/wpa_supplicant/wpa_supplicant.conf 'the control socket is in /tmp' 'wireless.control-socket' && sed -i 's,^ctrl_interface=.*,ctrl_interface=/tmp/wpa,' "$R/etc/wpa_supplicant/wpa_supplicant.conf"
   defect ${d}N07 /etc/config/wireless 'WEP on a radio that is on' 'wireless.*' && put etc/config/wireless <<<$'config wifi-device radio0\n\toption disabled 0\nconfig wifi-iface ap\n\toption device radio0\n\toption mode ap\n\toption encryption wep\n\toption key 12345'
   defect ${d}N08 /etc/bluetooth/main.conf 'always discoverable, pairs without asking' 'wireless.*,bluetooth.*,device.*' bluetooth && put etc/bluetooth/main.conf <<<$'[General]\nDiscoverableTimeout = 0\nPairableTimeout = 0\nJustWorksRepairing = always'
   defect ${d}N09 /etc/modprobe.d/blacklist.conf 'USB disks and rare protocols can be loaded' 'device.*,file.*,kernel.*' usb-storage usb_storage sctp && { rm "$R/etc/modprobe.d/blacklist.conf"
