@@ -257,6 +257,19 @@ func TestKernelState(t *testing.T) {
 	})
 }
 
+// The place of a helper counts, too, and so do the directories above it.
+func TestHelperInAnOpenDirectory(t *testing.T) {
+	dir := tree(t, files{"opt/a/modprobe": "x", "proc/sys/kernel/modprobe": "/opt/a/modprobe\n"})
+	c := newCheck(t, "sysctl-path", "kernel.modprobe", "{}")
+	if v := c.Check(context.Background(), host(t, dir)); v.Result != probe.Pass {
+		t.Errorf("a closed directory: %s", brief(v))
+	}
+	must(t, os.Chmod(filepath.Join(dir, "opt"), 0o777))
+	if v := c.Check(context.Background(), host(t, dir)); v.Result != probe.Fail {
+		t.Errorf("an open directory: %s", brief(v))
+	}
+}
+
 func fuseTree(chip string, off int, word uint32) files {
 	b := make([]byte, 64)
 	binary.LittleEndian.PutUint32(b[off:], word)
