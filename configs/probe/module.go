@@ -143,18 +143,17 @@ func modprobeLines(ctx context.Context, h *Host) ([]modprobeLine, []string, erro
 		byName["/"] = "/etc/modprobe.conf"
 	}
 	var read []string
-	for _, n := range sortedKeys(byName) {
-		read = append(read, byName[n])
-	}
 	var out []modprobeLine
-	for _, f := range read {
+	for _, name := range sortedKeys(byName) {
+		f := byName[name]
 		data, err := h.Read(ctx, f)
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrNotRegular) {
-			continue
+			continue // a link to /dev/null puts the file of that name out of use
 		}
 		if err != nil {
 			return nil, nil, err
 		}
+		read = append(read, f)
 		n := 0
 		for l := range bytes.Lines(data) {
 			n++
