@@ -19,13 +19,14 @@ import (
 
 // The budgets, and why these numbers.
 const (
-	// Boards with 16 MiB of NOR flash keep two root file systems of 7 MiB, compressed about 1:3.5: an agent of 8 MiB takes
-	// 2.3 MiB of one. The four libraries the product is made of, without anything of ours, are 7.2 MB on arm.
-	budgetARM = 10 << 20
-	// MIPS code is about an eighth larger than ARM code.
-	budgetMIPS = budgetARM / 8 * 9
+	// Boards with 16 MiB of NOR flash keep two root file systems of 7 MiB, compressed about 1:3.5: an agent of 12 MiB takes
+	// 3.4 MiB of one, half of it. That is the most such a board can give. The four libraries the product is made of, without
+	// anything of ours, are 7.2 MB on arm; the rules, what inspects and what mends for them are 2.3 MB.
+	budgetARM = 12 << 20
+	// MIPS code is about a seventh larger than ARM code.
+	budgetMIPS = 14 << 20
 	// amd64 is built only to have the agent's memory without an emulator.
-	budgetAMD64 = 12 << 20
+	budgetAMD64 = 13 << 20
 	// On a board with 64 MiB of memory the agent may hold a fifth while idle. Four fifths of that are the binary's own pages,
 	// which the kernel may drop.
 	budgetIdle = 12 << 20
