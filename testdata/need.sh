@@ -20,6 +20,7 @@ need openssh-server "sshd -T says how the server reads the configurations that w
 need groff-base "the manual pages must be well-formed roff" /usr/bin/groff
 need mount "losetup, for the block device tests" /sbin/losetup
 need nftables "nft lists and loads the same tables as we read and write" /usr/sbin/nft
+need busybox-static "its init is process 1 where a service is put out of use while it runs" /bin/busybox
 need squashfs-tools "mksquashfs makes the images that our reader must read" /usr/bin/mksquashfs
 need e2fsprogs "mkfs.ext4 does the same for ext2, ext3 and ext4" /sbin/mkfs.ext4
 need fdisk "sfdisk makes partition tables to choose from" /sbin/sfdisk
