@@ -70,6 +70,8 @@ func enterLiveRoot(t *testing.T) {
 	weak := keyFiles(t, filepath.Join(dir, "proc/sys"))
 	must(t, syscall.Mount("proc", filepath.Join(dir, "proc"), "proc", 0, ""))
 	coverKernel(t, dir, weak)
+	dev := filepath.Join(dir, "dev")
+	must(t, syscall.Mount(dev, dev, "", syscall.MS_BIND, "")) // a mount of its own, with what is planted in it
 	for _, m := range []string{"tmp", "var/tmp", "run", "dev/shm", "data", "media/usb"} {
 		at := filepath.Join(dir, m)
 		kept, err := os.ReadDir(at)
