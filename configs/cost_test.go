@@ -14,11 +14,20 @@ import (
 func TestACheckWritesNothing(t *testing.T) {
 	dir, _ := plant(t)
 	e := engine(t, dir, load(t, configs.Profiles()...))
-	tree, before := snapshot(t, dir), written(t)
-	check(t, e)
-	check(t, e)
-	if n := written(t) - before; n != 0 {
-		t.Errorf("two checks wrote %d bytes", n)
+	tree := snapshot(t, dir)
+	// The kernel counts for the whole process, and what an earlier test left running may write beside the check.
+	for try := 1; ; try++ {
+		before := written(t)
+		check(t, e)
+		check(t, e)
+		n := written(t) - before
+		if n == 0 {
+			break
+		}
+		if try == 5 {
+			t.Errorf("two checks wrote %d bytes, and so did four times two before", n)
+			break
+		}
 	}
 	sameTree(t, tree, snapshot(t, dir), "check")
 	if left := snapshot(t, e.StateDir); len(left) > 0 {

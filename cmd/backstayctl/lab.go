@@ -210,6 +210,10 @@ func (l *lab) repaired(ctx context.Context) (string, error) {
 		if err != nil {
 			return "", err
 		}
+		// The packet filter's repair needs the product's ports, from a policy that the lab does not publish.
+		if i := slices.Index(waiting, "firewall.input"); i >= 0 {
+			waiting, rest = slices.Delete(waiting, i, i+1), append(rest, "firewall.input")
+		}
 		if _, err := d.findings(ctx, append([]string{"baseline", "apply"}, waiting...)...); err != nil {
 			return "", err
 		}
@@ -217,7 +221,7 @@ func (l *lab) repaired(ctx context.Context) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		if len(still) > 0 {
+		if still = slices.DeleteFunc(still, func(id string) bool { return slices.Contains(rest, id) }); len(still) > 0 {
 			return "", fmt.Errorf("%s: not repaired although named: %v", d.name, still)
 		}
 		atOnce, named, reported = atOnce+len(l.planted)-len(waiting)-len(rest), named+len(waiting), reported+len(rest)
@@ -239,6 +243,7 @@ func (l *lab) failing(ctx context.Context, d *labDevice) (fixable, rest []string
 		}
 		switch x := f.Items[i]; {
 		case x.Result == "pass" || x.Result == "reboot-needed":
+		case x.Result == "not-applicable": // another repair took its ground away: what is not forwarded needs no filter
 		case x.Result == "fail" && x.Fixable:
 			fixable = append(fixable, rule)
 		case x.Result == "fail":

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -21,6 +22,7 @@ import (
 	"github.com/backstay/backstay/agent/config"
 	"github.com/backstay/backstay/agent/control"
 	"github.com/backstay/backstay/cmd/internal/cli"
+	"github.com/backstay/backstay/configs"
 	"github.com/backstay/backstay/testdata/plantroot"
 	"github.com/backstay/backstay/update/boot"
 )
@@ -57,6 +59,20 @@ func (d *labDevice) env() boot.Config {
 	return boot.Config{Areas: []boot.Area{{Path: env, Size: labEnvSize}, {Path: env, Offset: labEnvSize, Size: labEnvSize}}}
 }
 
+const labProfile = "base"
+
+// lookedFor leaves out the planted rules that only other profiles have.
+func lookedFor(planted []string) ([]string, error) {
+	policy, err := configs.Load(labProfile)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(planted, func(id string) bool {
+		_, ok := policy.Rule(id)
+		return !ok
+	}), nil
+}
+
 // make builds the device as it leaves the factory: an image in slot A, an empty slot B, a boot environment, a root directory
 // with insecure defaults, and the two roots of trust. It returns the rules that the planted defaults break.
 func (d *labDevice) make(factoryImage string, f labFleet) (planted []string, err error) {
@@ -65,7 +81,11 @@ func (d *labDevice) make(factoryImage string, f labFleet) (planted []string, err
 			return nil, err
 		}
 	}
-	if planted, err = plantroot.Plant(d.path("root")); err != nil {
+	all, err := plantroot.Plant(d.path("root"))
+	if err == nil {
+		planted, err = lookedFor(all)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("plant insecure defaults: %w", err)
 	}
 	image, err := os.ReadFile(factoryImage)
@@ -118,7 +138,7 @@ func (d *labDevice) configure(f labFleet) error {
 		"boot":     map[string]any{"kind": "uboot", "fw_env_config": d.path("etc/fw_env.config"), "convention": "rauc"},
 		"reboot":   map[string]any{"method": "exit"},
 		"identity": map[string]any{"est_url": f.estURL},
-		"baseline": map[string]any{"profiles": []string{"base"}, "root": d.path("root"), "enforce": true, "period": "1h"},
+		"baseline": map[string]any{"profiles": []string{labProfile}, "root": d.path("root"), "enforce": true, "period": "1h"},
 		"audit":    map[string]any{"broker": f.brokerURL, "receipt_keys": []string{f.receiptKey}},
 	}
 	b, err := json.MarshalIndent(c, "", "  ")

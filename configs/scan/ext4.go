@@ -311,6 +311,9 @@ func (v *ext) data(in inode) (io.ReaderAt, error) {
 	return v.mapped(in), nil
 }
 
+// maxInline is more than any inode holds: inodes are at most as large as a block.
+const maxInline = 64 << 10
+
 // inline reads content that is in the inode: 60 bytes in the place of the map, the rest in an attribute.
 func (v *ext) inline(in inode) ([]byte, error) {
 	x := in.extra.(extInode)
@@ -321,6 +324,9 @@ func (v *ext) inline(in inode) ([]byte, error) {
 			return nil, fmt.Errorf("inode %d: its content: %w", in.id, err)
 		}
 		b = append(b, rest...)
+	}
+	if in.size > int64(len(b)) && in.size <= int64(maxInline) {
+		b = append(b, make([]byte, in.size-int64(len(b)))...) // zeros at the end are not stored
 	}
 	if in.size > int64(len(b)) {
 		return nil, fmt.Errorf("inode %d: %d bytes inside of it, %d wanted", in.id, len(b), in.size)
