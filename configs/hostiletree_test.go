@@ -21,6 +21,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/backstay/backstay/configs"
+	"github.com/backstay/backstay/testdata/testneed"
 )
 
 // The hard bounds of a check, whatever the tree: far above what it needs on an idle machine, far below what would hurt.
@@ -68,6 +69,7 @@ var variants = map[string]func(p, out string) error{
 const bait = "bait-4f1d"
 
 func TestHostileInPlaceOfEveryFile(t *testing.T) {
+	testneed.Native(t)
 	for name, put := range variants {
 		t.Run(name, func(t *testing.T) {
 			if name == "device" && os.Getuid() != 0 {
@@ -168,6 +170,7 @@ func replaceAll(t *testing.T, dir string, put func(p string) error) map[string]b
 
 // A tree with very many files: what was not seen whole is unknown, and memory does not grow with it.
 func TestHostileNumberOfFiles(t *testing.T) {
+	testneed.Native(t)
 	n := 100_000
 	if os.Getenv("BACKSTAY_LONG") != "" {
 		n = 1_000_000
@@ -195,6 +198,7 @@ func TestHostileNumberOfFiles(t *testing.T) {
 
 // Directories deeper than the bound, with a defect at the bottom.
 func TestHostileDepth(t *testing.T) {
+	testneed.Native(t)
 	if inChild(t) {
 		return
 	}
@@ -222,6 +226,7 @@ func TestHostileDepth(t *testing.T) {
 
 // Files that grow as fast as they are read.
 func TestHostileGrowth(t *testing.T) {
+	testneed.Native(t)
 	if inChild(t) {
 		return
 	}

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/backstay/backstay/configs"
+	"github.com/backstay/backstay/testdata/testneed"
 )
 
 const namespaceEnv = "BACKSTAY_TEST_NAMESPACE"
@@ -91,6 +92,7 @@ func wantFile(t *testing.T, name, text string, mode os.FileMode, uid uint32) {
 }
 
 func TestReadOnlyRootIsMountedOver(t *testing.T) {
+	testneed.Native(t)
 	if !inNamespace(t) {
 		return
 	}
@@ -164,6 +166,7 @@ func TestReadOnlyRootIsMountedOver(t *testing.T) {
 }
 
 func TestReadOnlyRootIsReported(t *testing.T) {
+	testneed.Native(t)
 	if !inNamespace(t) {
 		return
 	}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/backstay/backstay/configs/probe"
+	"github.com/backstay/backstay/testdata/testneed"
 )
 
 // Each case is fixed in a rehearsal, then on disk, then looked at again: the plan is what is wanted, the check passes after
@@ -158,6 +159,7 @@ func sleeper(t *testing.T) *exec.Cmd {
 }
 
 func TestSignal(t *testing.T) {
+	testneed.Native(t)
 	h, ctx := liveHost(t, "/"), context.Background()
 	cmd := sleeper(t)
 	pid := cmd.Process.Pid

@@ -12,10 +12,13 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/backstay/backstay/testdata/testneed"
 )
 
 // TestMounts runs itself in a mount namespace of its own.
 func TestMounts(t *testing.T) {
+	testneed.Native(t)
 	if os.Getuid() != 0 {
 		t.Skip("not root: cannot make a mount namespace")
 	}

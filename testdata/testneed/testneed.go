@@ -40,3 +40,12 @@ func Long(t testing.TB, target string) {
 		t.Skipf("long suite: run `make %s`", target)
 	}
 }
+
+// Native skips a test where the program runs under an emulator: the kernel cannot start it again, and its times are the
+// emulator's.
+func Native(t testing.TB) {
+	t.Helper()
+	if os.Getenv("BACKSTAY_TEST_EMULATED") != "" {
+		t.Skip("it starts itself again or has bounds of time, and runs under an emulator")
+	}
+}
