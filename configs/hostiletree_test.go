@@ -175,9 +175,6 @@ func TestHostileNumberOfFiles(t *testing.T) {
 	if os.Getenv("BACKSTAY_LONG") != "" {
 		n = 1_000_000
 	}
-	if os.Getenv("BACKSTAY_TEST_EMULATED") != "" {
-		n = 5_000
-	}
 	if inChild(t) {
 		return
 	}
