@@ -35,6 +35,7 @@ func TestInterfaceParameters(t *testing.T) {
 		red  = `{"combine":"redirects","one_of":["0"],"set":"0"}`
 		mins = `{"combine":"min","max":0,"set":"0"}`
 		ra   = `{"combine":"ra","one_of":["0"],"set":"0"}`
+		redb = `{"combine":"redirects","builtin":1,"one_of":["0"],"set":"0"}`
 		key  = "net.ipv4.conf.*.x"
 	)
 	reader := files{"usr/lib/systemd/systemd-sysctl": "x"}
@@ -63,6 +64,13 @@ func TestInterfaceParameters(t *testing.T) {
 		"image, decided by all":          {with("etc/sysctl.conf", "net.ipv4.conf.all.x=0\n"), "sysctl-iface", key, and, "pass"},
 		"image, all alone does not":      {with("etc/sysctl.conf", "net.ipv4.conf.all.x=0\n"), "sysctl-iface", key, or, "unknown"},
 		"image, bad":                     {files{"etc/sysctl.conf": "net.ipv4.conf.all.x=1\n"}, "sysctl-iface", key, or, "fail; /etc/sysctl.conf:1"},
+		"image, a host by all":           {files{"etc/sysctl.conf": "net.ipv4.conf.all.x=1\n"}, "sysctl-iface", key, red, "unknown"},
+		"image, a router by all":         {files{"etc/sysctl.conf": "net.ipv4.ip_forward=1\nnet.ipv4.conf.all.x=1\n"}, "sysctl-iface", key, red, "unknown"},
+		"image, a router, builtin":       {files{"etc/sysctl.conf": "net.ipv4.ip_forward=1\nnet.ipv4.conf.all.x=1\n"}, "sysctl-iface", key, redb, "fail; /etc/sysctl.conf:2"},
+		"image, either, builtin":         {files{"etc/sysctl.conf": "net.ipv4.conf.all.x=1\n"}, "sysctl-iface", key, redb, "fail; /etc/sysctl.conf:1"},
+		"image, own value, builtin":      {with("etc/sysctl.conf", "net.ipv4.ip_forward=1\nnet.ipv4.conf.all.x=1\nnet.ipv4.conf.default.x=0\n"), "sysctl-iface", key, redb, "pass"},
+		"image, forwarding clears it":    {with("etc/sysctl.conf", "net.ipv4.conf.all.x=1\nnet.ipv4.ip_forward=1\n"), "sysctl-iface", key, redb, "pass"},
+		"image, nothing, builtin":        {reader, "sysctl-iface", key, redb, "unknown"},
 		"image, nothing":                 {reader, "sysctl-iface", key, or, "unknown"},
 		"image, nothing reads the file":  {files{"etc/sysctl.conf": "net.ipv4.conf.all.x=0\n"}, "sysctl-iface", key, and, "unknown"},
 		"value that nothing reads":       {files{"etc/sysctl.conf": "kernel.a=2\n"}, "sysctl", "kernel.a", `{"one_of":["2"]}`, "unknown"},

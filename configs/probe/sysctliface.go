@@ -19,6 +19,7 @@ type ifaceCheck struct {
 	family, name string
 	span
 	Combine string `json:"combine"`
+	Builtin *int64 `json:"builtin"` // the kernel's own value of an interface; nil: it differs between systems
 }
 
 // combine gives the effective value of own, the value of an interface, together with all. forwarding is that of the
@@ -61,7 +62,7 @@ func sysctlIfaceKind() Kind {
 	return Kind{
 		Name: "sysctl-iface", Target: "net.ipv4.conf.*.NAME or net.ipv6.conf.*.NAME",
 		Want: `{"combine": "max", "one_of": [values], "set": V} or with "min" and "max"; combine is how the kernel makes one value of that of the interface and that of all: ` +
-			strings.Join(combinations, ", ") + `; required`,
+			strings.Join(combinations, ", ") + `; required. "builtin": N is the kernel's own value of an interface, for an image that sets only all`,
 		Fix: "write the value for all and default, and for each interface that still is not as wanted; the first two also into the sysctl files",
 		New: func(target string, want []byte) (Check, error) {
 			var c ifaceCheck
@@ -223,19 +224,25 @@ func (c ifaceCheck) Check(ctx context.Context, h *Host) Verdict {
 }
 
 // image judges what the files say alone. What they leave open is tried with 0 and with 1, the defaults of the kernel and
-// of the systems that change them; a verdict that depends on it is unknown.
+// of the systems that change them; a verdict that depends on it is unknown. Where a file sets all, somebody has decided
+// about this key, and interfaces that no file names have the kernel's own value, if the rule knows it.
 func (c ifaceCheck) image(ctx context.Context, h *Host, settings []sysctlLine) Verdict {
 	all, def := persisted(settings, c.path("all", c.name)), persisted(settings, c.path("default", c.name))
+	fwd := c.forwards(settings)
+	if c.Combine == "redirects" && fwd.line > 0 && fwd.value != "0" && all.line > 0 && before(settings, all, fwd) {
+		all.value = "0" // the kernel stops obeying redirects when it becomes a router (inet_forward_change)
+	}
+	open := []int64{0, 1}
+	owns := hypotheses(def, open)
+	if c.Builtin != nil && all.line > 0 && def.line == 0 {
+		owns = []int64{*c.Builtin}
+	}
 	outcomes := map[bool]bool{}
-	for _, open := range []int64{0, 1} {
-		value := func(s sysctlLine) int64 {
-			if n, err := strconv.ParseInt(s.value, 10, 64); err == nil && s.line > 0 {
-				return n
+	for _, f := range hypotheses(fwd, open) {
+		for _, a := range hypotheses(all, open) {
+			for _, own := range owns {
+				outcomes[c.goodN(combine(c.Combine, a, own, f))] = true
 			}
-			return open
-		}
-		for _, fwd := range []int64{0, 1} {
-			outcomes[c.goodN(combine(c.Combine, value(all), value(def), fwd))] = true
 		}
 	}
 	var reason, read []string
@@ -257,6 +264,28 @@ func (c ifaceCheck) image(ctx context.Context, h *Host, settings []sysctlLine) V
 		it.Where = at(def.file, def.line)
 	}
 	return judged([]Item{it}, "", read...)
+}
+
+// hypotheses are the values a setting can have at the next start: its own, or open where no file gives one.
+func hypotheses(s sysctlLine, open []int64) []int64 {
+	if n, err := strconv.ParseInt(s.value, 10, 64); err == nil && s.line > 0 {
+		return []int64{n}
+	}
+	return open
+}
+
+// forwards finds the line that makes a router of the system or not. ip_forward is another name of conf.all.forwarding.
+func (c ifaceCheck) forwards(settings []sysctlLine) sysctlLine {
+	s := persisted(settings, c.path("all", "forwarding"))
+	if ip := persisted(settings, "net/ipv4/ip_forward"); c.family == "ipv4" && ip.line > 0 && (s.line == 0 || before(settings, s, ip)) {
+		s = ip
+	}
+	return s
+}
+
+// before reports whether a is written to the kernel before b.
+func before(settings []sysctlLine, a, b sysctlLine) bool {
+	return slices.Index(settings, a) < slices.Index(settings, b)
 }
 
 func (c ifaceCheck) Fix(ctx context.Context, h *Host, want func(string) bool) ([]Change, error) {

@@ -146,9 +146,10 @@ boot_defects() {
     defect $d$id /etc/sysctl.d/zz-debug.conf "$key is $val" 'kernel.*,net.*' "$key" && echo "$key = $val" | add etc/sysctl.d/zz-debug.conf
   done
   defect ${d}B13 /etc/sysctl.d/zz-debug.conf 'a program of everybody loads modules' 'kernel.*,debug.*' kernel.modprobe && echo 'kernel.modprobe = /tmp/modprobe' | add etc/sysctl.d/zz-debug.conf
-  defect ${d}B14 /etc/sysctl.d/zz-debug.conf 'redirects are obeyed' 'net.*,kernel.*' accept_redirects && echo 'net.ipv4.conf.all.accept_redirects = 1' | add etc/sysctl.d/zz-debug.conf
-  defect ${d}B15 /etc/sysctl.d/zz-debug.conf 'source routes are obeyed' 'net.*,kernel.*' accept_source_route && printf 'net.ipv4.conf.all.accept_source_route = 1\nnet.ipv4.conf.default.accept_source_route = 1\n' | add etc/sysctl.d/zz-debug.conf
+  # Forwarding before redirects: a kernel that becomes a router stops obeying them, and a line before it would be no defect.
   defect ${d}B16 /etc/sysctl.d/zz-debug.conf 'it forwards between networks' 'net.*,kernel.*' ip_forward && echo 'net.ipv4.ip_forward = 1' | add etc/sysctl.d/zz-debug.conf
+  defect ${d}B15 /etc/sysctl.d/zz-debug.conf 'source routes are obeyed' 'net.*,kernel.*' accept_source_route && printf 'net.ipv4.conf.all.accept_source_route = 1\nnet.ipv4.conf.default.accept_source_route = 1\n' | add etc/sysctl.d/zz-debug.conf
+  defect ${d}B14 /etc/sysctl.d/zz-debug.conf 'redirects are obeyed' 'net.*,kernel.*' accept_redirects && echo 'net.ipv4.conf.all.accept_redirects = 1' | add etc/sysctl.d/zz-debug.conf
   return 0
 }
 
