@@ -27,6 +27,7 @@ import (
 	"github.com/backstay/backstay/agent/store"
 	"github.com/backstay/backstay/identity"
 	"github.com/backstay/backstay/logging/ship"
+	"github.com/backstay/backstay/logging/source"
 	"github.com/backstay/backstay/logging/spool"
 	"github.com/backstay/backstay/update"
 )
@@ -54,6 +55,7 @@ type agent struct {
 	guard   *guard        // nil when no baseline applies
 	policy  *policies     // beside guard; without a client when there is no repository
 	shipper *ship.Shipper // nil when records stay on the device
+	sources *source.Set   // nil when they could not be configured
 
 	owned        gate          // opened once the device has a certificate
 	identityKick chan struct{} // makes the identity loop look now
@@ -122,6 +124,7 @@ func (a *agent) open(ctx context.Context) error {
 	if err := a.openLog(); err != nil {
 		return err
 	}
+	a.openSources(ctx)
 	a.openShipper()
 	a.openBaseline()
 	a.openUpdater()
@@ -130,7 +133,7 @@ func (a *agent) open(ctx context.Context) error {
 
 // close closes what open opened, last first. The log is closed before the store: its last records may be about the stop.
 func (a *agent) close() error {
-	var errs []error
+	errs := []error{a.closeSources()}
 	if a.log != nil {
 		errs = append(errs, a.log.Close())
 	}
@@ -157,6 +160,11 @@ func (a *agent) serve(ctx context.Context, socket net.Listener, notify notifier)
 	run(func(ctx context.Context) error { return a.controlServer().Serve(ctx, socket) })
 	run(func(ctx context.Context) error { a.keepIdentity(ctx); return nil })
 	run(func(ctx context.Context) error { a.heartbeat(ctx, notify); return nil })
+	if a.sources != nil {
+		for _, part := range a.sources.Parts() {
+			run(func(ctx context.Context) error { part(ctx); return nil })
+		}
+	}
 	if a.guard != nil {
 		run(func(ctx context.Context) error { a.guard.keep(ctx); return nil })
 	}

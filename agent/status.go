@@ -130,7 +130,7 @@ func (a *agent) auditStatus() control.Audit {
 	s := a.log.State()
 	out := control.Audit{
 		Origin: s.Origin.String(), Size: s.Size, Sent: s.Acked, Acked: s.Acked, Pruned: s.Pruned,
-		Broker: a.cfg.Audit.Broker, Problem: s.SignError,
+		Broker: a.cfg.Audit.Broker, Problem: s.SignError, Sources: a.sourceStatus(),
 	}
 	if a.shipper == nil {
 		return out

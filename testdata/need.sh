@@ -13,6 +13,7 @@ need() { # package, why, file that the package brings
 need libubootenv-tool "fw_printenv and fw_setenv must read and write the same U-Boot environment as we do" /usr/bin/fw_printenv
 need u-boot-tools "mkenvimage makes reference environment images" /usr/bin/mkenvimage
 need mosquitto "a real broker that is killed while events flow" /usr/sbin/mosquitto
+need swtpm "a TPM 2.0 in software, for the counter that notices a log that was set back" /usr/bin/swtpm
 need qemu-user-static "runs the device packages' tests as arm, mips and mipsle programs" /usr/bin/qemu-mips-static
 need openssl "reads the certificates and replies of our enrolment authority" /usr/bin/openssl
 need bash "the completion script is run in it" /bin/bash

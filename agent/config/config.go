@@ -134,6 +134,23 @@ type Audit struct {
 	CapacityMiB int      `json:"capacity_mib" default:"8" min:"1" max:"512" doc:"most space the log may take, in MiB; when it is full, bodies of unsent records are dropped and their hashes kept"`
 	ReceiptKeys []string `json:"receipt_keys" doc:"public keys of the collectors whose receipts count, as signed-note verifier keys: name+hash+key"`
 	Quorum      int      `json:"quorum" default:"1" min:"1" max:"16" doc:"how many different collectors must have signed for a record before the device may drop it"`
+	Sources     Sources  `json:"sources" doc:"what is watched for the log"`
+	Counter     Counter  `json:"counter" doc:"a counter in hardware against a log that is set back"`
+}
+
+// Sources says what the audit log watches.
+type Sources struct {
+	Off    []string `json:"off" doc:"names of sources that stay closed, or all; backstay audit status lists them"`
+	Files  []string `json:"files" doc:"files and directories whose changes are recorded; empty: accounts, keys, start scripts and the configuration of this agent"`
+	Mounts []string `json:"mounts" doc:"mount points on which started programs and written files are recorded; empty: every real file system"`
+	Poll   Duration `json:"poll" default:"15s" min:"1s" max:"1h" doc:"how often is looked at what the kernel does not announce: listening sockets, the state of the clock"`
+}
+
+// Counter is a counter in hardware that only rises, which tells the device that its audit log was set back.
+type Counter struct {
+	Kind   string `json:"kind" default:"none" one:"none|tpm" doc:"none: a log that was set back is noticed at the next receipt; tpm: at the next start, by a counter of the TPM 2.0 that rises at each start and at most hourly"`
+	Device string `json:"device" default:"/dev/tpmrm0" doc:"tpm: the kernel's resource manager" trust:"whoever may open it can raise the counter, which looks like a log that was set back; nobody can lower it"`
+	Index  int    `json:"index" default:"25168812" min:"25165824" max:"29360127" doc:"tpm: NV index of the counter, in the owner's range 0x01800000 to 0x01bfffff; defined when missing, which needs an owner hierarchy without a password"`
 }
 
 // Control is the local command socket.

@@ -39,6 +39,7 @@ func (c *Config) Validate() error {
 	v.reboot(c.Reboot)
 	v.servers(c)
 	v.audit(c.Audit)
+	v.sources(c.Audit.Sources)
 	v.control(c.Control)
 	for i, h := range c.Update.Health {
 		v.health(h, "update.health["+strconv.Itoa(i)+"]")
@@ -102,6 +103,22 @@ func (v *validator) leaf(at reflect.Value, tag reflect.StructTag, key string) {
 		}
 		if tag.Get("path") != "" && s != "" {
 			v.absolute(key, s)
+		}
+	}
+}
+
+func (v *validator) sources(s Sources) {
+	for _, list := range []struct {
+		key   string
+		paths []string
+	}{{"audit.sources.files", s.Files}, {"audit.sources.mounts", s.Mounts}} {
+		for i, p := range list.paths {
+			v.absolute(list.key+"["+strconv.Itoa(i)+"]", p)
+		}
+	}
+	for i, name := range s.Off {
+		if !isName(name) {
+			v.fail("audit.sources.off["+strconv.Itoa(i)+"]", "%q is not a name", name)
 		}
 	}
 }

@@ -175,6 +175,14 @@ type Audit struct {
 	Broker    string    `json:"broker"` // "" when records stay on the device
 	Connected bool      `json:"connected"`
 	Problem   string    `json:"problem"`
+	Sources   []Source  `json:"sources"` // what is watched for the log
+}
+
+// Source is one source of the log: what it sees here, or why it sees nothing.
+type Source struct {
+	Name   string `json:"name"`
+	State  string `json:"state"` // working, off, unavailable or failed
+	Detail string `json:"detail"`
 }
 
 // UpdateCheck is the answer of a check: what this device should run.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 
+	"github.com/backstay/backstay/logging/source"
 	"github.com/backstay/backstay/update"
 	"github.com/backstay/backstay/update/trust"
 )
@@ -48,6 +49,25 @@ func (d *DB) SavePolicy(v any) error { return d.policy().saveJSON(v) }
 
 // policy is in the bucket of the metadata that vouches for it: databases made before have no other.
 func (d *DB) policy() cell { return cell{d, bucketTrust, []byte("policy")} }
+
+// Sources returns what sources of the audit log keep across restarts. It implements source.State.
+func (d *DB) Sources() Sources { return Sources{d} }
+
+// Sources is small values by the name of a source.
+type Sources struct{ db *DB }
+
+// Load returns the value of a source, nil when there is none.
+func (s Sources) Load(name string) ([]byte, error) {
+	return cell{s.db, bucketSource, []byte(name)}.load()
+}
+
+// Save replaces it; it is durable when Save returns nil. A value over source.MaxState is refused.
+func (s Sources) Save(name string, value []byte) error {
+	if len(value) > source.MaxState {
+		return fmt.Errorf("save state of source %s: %d bytes, at most %d", name, len(value), source.MaxState)
+	}
+	return cell{s.db, bucketSource, []byte(name)}.save(value)
+}
 
 func (c cell) loadJSON(v any) error {
 	b, err := c.load()

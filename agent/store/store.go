@@ -47,6 +47,7 @@ var (
 	bucketTrust    = []byte("trust")    // since 1: state
 	bucketUpdate   = []byte("update")   // since 1: job
 	bucketIdentity = []byte("identity") // since 1: state
+	bucketSource   = []byte("source")   // added to schema 1: one value a source of the audit log
 	keySchema      = []byte("schema")
 )
 
@@ -66,7 +67,11 @@ func Open(path string) (*DB, error) {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
 	d := &DB{bolt: b}
-	if err := d.checkSchema(); err != nil {
+	err = d.checkSchema()
+	if err == nil {
+		err = d.addBuckets()
+	}
+	if err != nil {
 		b.Close()
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
@@ -86,7 +91,7 @@ func create(path string) error {
 		return err
 	}
 	err = b.Update(func(tx *bbolt.Tx) error {
-		for _, name := range [][]byte{bucketMeta, bucketTrust, bucketUpdate, bucketIdentity} {
+		for _, name := range [][]byte{bucketMeta, bucketTrust, bucketUpdate, bucketIdentity, bucketSource} {
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 				return err
 			}
@@ -132,6 +137,24 @@ func (d *DB) checkSchema() (err error) {
 			return fmt.Errorf("%w: schema %d, this agent knows %d", ErrNewer, n, schema)
 		}
 		return nil
+	})
+}
+
+// addBuckets makes the buckets that came after the first release of the schema. The number stays: an older agent, back after a
+// failed update, ignores a bucket it does not know, and would refuse a higher number.
+func (d *DB) addBuckets() (err error) {
+	defer guard(&err, debug.SetPanicOnFault(true))
+	missing := false
+	err = d.bolt.View(func(tx *bbolt.Tx) error {
+		missing = tx.Bucket(bucketSource) == nil
+		return nil
+	})
+	if err != nil || !missing {
+		return err
+	}
+	return d.bolt.Update(func(tx *bbolt.Tx) error {
+		_, err := tx.CreateBucketIfNotExists(bucketSource)
+		return err
 	})
 }
 

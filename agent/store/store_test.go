@@ -11,6 +11,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"github.com/backstay/backstay/agent/store"
+	"github.com/backstay/backstay/logging/source"
 	"github.com/backstay/backstay/update"
 	"github.com/backstay/backstay/update/trust"
 )
@@ -105,4 +106,53 @@ func TestANewerSchemaIsLeftAlone(t *testing.T) {
 	if _, err := store.Open(path); !errors.Is(err, store.ErrNewer) {
 		t.Fatalf("open: %v", err)
 	}
+}
+
+// A database of an agent that knew no sources gets their bucket and keeps its number: an older agent, back after a failed
+// update, must be able to open it.
+func TestSourcesInAnOlderDatabase(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state.db")
+	b, err := bbolt.Open(path, 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = b.Update(func(tx *bbolt.Tx) error {
+		for _, name := range []string{"meta", "trust", "update", "identity"} {
+			if _, err := tx.CreateBucket([]byte(name)); err != nil {
+				return err
+			}
+		}
+		return tx.Bucket([]byte("meta")).Put([]byte("schema"), []byte{0, 0, 0, 0, 0, 0, 0, 1})
+	})
+	if err := errors.Join(err, b.Close()); err != nil {
+		t.Fatal(err)
+	}
+	for round, want := range []string{"", "seen"} {
+		db, err := store.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := db.Sources().Load("crash")
+		if err != nil || string(got) != want {
+			t.Errorf("round %d: %q, %v", round, got, err)
+		}
+		if err := db.Sources().Save("crash", []byte("seen")); err != nil {
+			t.Error(err)
+		}
+		if err := db.Sources().Save("crash", make([]byte, source.MaxState+1)); err == nil {
+			t.Error("a value without bounds is kept")
+		}
+		db.Close()
+	}
+	b, err = bbolt.Open(path, 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	_ = b.View(func(tx *bbolt.Tx) error {
+		if v := tx.Bucket([]byte("meta")).Get([]byte("schema")); v[7] != 1 {
+			t.Errorf("the number is %d now", v[7])
+		}
+		return nil
+	})
 }

@@ -139,7 +139,8 @@ func (d *labDevice) configure(f labFleet) error {
 		"reboot":   map[string]any{"method": "exit"},
 		"identity": map[string]any{"est_url": f.estURL},
 		"baseline": map[string]any{"profiles": []string{labProfile}, "root": d.path("root"), "enforce": true, "period": "1h"},
-		"audit":    map[string]any{"broker": f.brokerURL, "receipt_keys": []string{f.receiptKey}},
+		"audit": map[string]any{"sources": map[string]any{"off": []string{"all"}},
+			"broker": f.brokerURL, "receipt_keys": []string{f.receiptKey}},
 	}
 	b, err := json.MarshalIndent(c, "", "  ")
 	if err != nil {

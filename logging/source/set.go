@@ -29,6 +29,9 @@ const (
 	Failed      = "failed"      // it broke, or does not open; tried again
 )
 
+// All stands for every kind in Config.Off: a bench where the agent shares the machine with others watches none of it.
+const All = "all"
+
 // Status is one line of the inventory.
 type Status struct {
 	Name, State, Detail string
@@ -37,7 +40,7 @@ type Status struct {
 // Config says which sources run and where their events go.
 type Config struct {
 	Env  Env
-	Off  []string // names of kinds that stay closed
+	Off  []string // names of kinds that stay closed, or All
 	Emit logging.Emit
 }
 
@@ -61,7 +64,7 @@ func Open(ctx context.Context, cfg Config) (*Set, error) { return open(ctx, cfg,
 
 func open(ctx context.Context, cfg Config, kinds []Kind) (*Set, error) {
 	for _, name := range cfg.Off {
-		if !slices.ContainsFunc(kinds, func(k Kind) bool { return k.Name == name }) {
+		if name != All && !slices.ContainsFunc(kinds, func(k Kind) bool { return k.Name == name }) {
 			return nil, fmt.Errorf("open sources: there is none called %q: %w", name, logging.ErrSetup)
 		}
 	}
@@ -69,7 +72,7 @@ func open(ctx context.Context, cfg Config, kinds []Kind) (*Set, error) {
 	for _, k := range kinds {
 		m := &member{kind: k, sink: &Sink{name: k.Name, emit: cfg.Emit, limit: newLimiter(k.Rate)}}
 		m.status = Status{Name: k.Name, State: Off, Detail: "by configuration"}
-		if !slices.Contains(cfg.Off, k.Name) {
+		if !slices.Contains(cfg.Off, k.Name) && !slices.Contains(cfg.Off, All) {
 			m.try(ctx, &s.cfg.Env)
 		}
 		s.members = append(s.members, m)
