@@ -10,9 +10,6 @@ import (
 	"log/slog"
 	"time"
 
-	"go.etcd.io/bbolt"
-	berrors "go.etcd.io/bbolt/errors"
-
 	"github.com/backstay/backstay/logging"
 )
 
@@ -147,7 +144,7 @@ func (l *Log) commitOnce() error {
 	if batch = append(batch, l.pending...); len(batch) == 0 {
 		return roomErr
 	}
-	written, err := l.write(batch)
+	written, err := l.write("commit", batch, &change{state: l.state()})
 	if written {
 		l.pending, l.urgent = l.pending[:0], false
 		if report {
@@ -155,7 +152,7 @@ func (l *Log) commitOnce() error {
 		}
 		l.notify()
 	}
-	if errors.Is(err, berrors.ErrMaxSizeReached) {
+	if errors.Is(err, errFull) {
 		err = errors.Join(err, l.dropPending())
 	}
 	return errors.Join(roomErr, err)
@@ -168,38 +165,22 @@ func (l *Log) gapEvent() logging.Event {
 		slog.Time("first_time", l.lost.first), slog.Time("last_time", l.lost.last), slog.String("reason", l.lost.reason))
 }
 
-// chunk is what one checkpoint covers: small enough for one batch.
-type chunk struct {
-	leaves []logging.Leaf
-	flags  []byte
-	head   []byte // nil when the key did not sign
-	end    uint64
-}
-
-// write encodes events as the next records and commits them with the positions in one transaction; nil means they are
-// durable. An error of a commit may mean that it happened: then the records are in the store, will be durable with the next
-// commit, and written is true.
-func (l *Log) write(events []logging.Event) (written bool, err error) {
+// write encodes events as the next records and commits them with the positions in one change, which may do more; nil means
+// all of it is durable. An error of a commit may mean that it happened: then the records are in the store, will be durable
+// with the next commit, and written is true.
+func (l *Log) write(op string, events []logging.Event, c *change) (written bool, err error) {
 	tree := l.tree.Clone()
-	chunks := l.encode(&tree, events)
-	next := l.marks
+	head, headAt := l.encode(&tree, events, c)
+	next := c.state.marks
 	next.grow(tree.Size() - l.marks.size)
-	err = l.update("commit", func(b *bbolt.Bucket) error {
-		for _, c := range chunks {
-			if err := c.put(b); err != nil {
-				return err
-			}
-		}
-		return putState(b, state{epoch: l.epoch, marks: next, shed: l.full.shed, level: l.full.level, tree: tree, min: l.min})
-	})
+	c.state.marks, c.state.tree = next, tree
+	err = l.update(op, c)
 	if err != nil && (isDamage(err) || !l.holds(tree)) {
 		return false, err
 	}
 	l.tree, l.marks = tree, next
-	for _, c := range chunks {
-		if c.head != nil {
-			l.head, l.headAt = c.head, c.end
-		}
+	if head != nil {
+		l.head, l.headAt = head, headAt
 	}
 	return true, err
 }
@@ -210,29 +191,31 @@ func (l *Log) holds(tree logging.Tree) bool {
 	return err == nil && s.epoch == l.epoch && s.marks.size == tree.Size() && s.tree.Root() == tree.Root()
 }
 
-func (l *Log) encode(tree *logging.Tree, events []logging.Event) []chunk {
-	var chunks []chunk
-	var c chunk
-	size := 0
+// encode adds events to a change, with a checkpoint after as many as fit a batch. It returns the newest one, nil when the
+// key did not sign.
+func (l *Log) encode(tree *logging.Tree, events []logging.Event, c *change) (head []byte, headAt uint64) {
+	size, count := 0, 0
 	now := l.cfg.Now()
 	for i, e := range events {
 		body := logging.EncodeLeaf(l.origin(), tree.Size(), now, e)
 		leaf := logging.Leaf{Index: tree.Size(), Hash: logging.LeafHash(body), Body: body}
-		tree.Append(leaf.Hash)
-		size += len(body)
 		var flags byte
 		if e.Critical() {
 			flags = flagCritical
 		}
-		c.leaves, c.flags = append(c.leaves, leaf), append(c.flags, flags)
-		if len(c.leaves) == logging.TargetLeaves || size >= logging.TargetInflated-logging.MaxLeaf || i == len(events)-1 {
-			c.end = tree.Size()
-			c.head = l.sign(tree)
-			chunks = append(chunks, c)
-			c, size = chunk{}, 0
+		c.entries = append(c.entries, entry{kind: kindLeaf, at: leaf.Index, value: leafValue(flags, leaf)})
+		tree.Append(leaf.Hash)
+		size, count = size+len(body), count+1
+		if count < logging.TargetLeaves && size < logging.TargetInflated-logging.MaxLeaf && i < len(events)-1 {
+			continue
+		}
+		size, count = 0, 0
+		if note := l.sign(tree); note != nil {
+			head, headAt = note, tree.Size()
+			c.entries = append(c.entries, entry{kind: kindHead, at: headAt, value: note})
 		}
 	}
-	return chunks
+	return head, headAt
 }
 
 // sign returns the signed checkpoint of tree, or nil: records are kept even while the key does not answer, and signTail
@@ -243,26 +226,14 @@ func (l *Log) sign(tree *logging.Tree) []byte {
 	return msg
 }
 
-func (c chunk) put(b *bbolt.Bucket) error {
-	for i, leaf := range c.leaves {
-		if err := b.Put(leafKey(leaf.Index), leafValue(c.flags[i], leaf)); err != nil {
-			return err
-		}
-	}
-	if c.head == nil {
-		return nil
-	}
-	return b.Put(headKey(c.end), c.head)
-}
-
 // signTail signs what could not be signed when it was written. The hashes come back from the disk, so they must first add
 // up to the tree in memory: otherwise an edit of the store would get a signature.
 func (l *Log) signTail() error {
 	tree := l.min.Clone()
 	var heads []logging.Checkpoint
 	count, size := 0, 0
-	err := l.view(func(b *bbolt.Bucket) error {
-		return eachLeaf(b, l.marks.pruned, l.marks.size, func(leaf logging.Leaf, _ byte) error {
+	err := l.view(func(r reader) error {
+		return eachLeaf(r, l.marks.pruned, l.marks.size, func(leaf logging.Leaf, _ byte) error {
 			tree.Append(leaf.Hash)
 			if tree.Size() <= l.headAt {
 				return nil
@@ -281,25 +252,24 @@ func (l *Log) signTail() error {
 	if tree.Root() != l.tree.Root() {
 		return damaged(errors.New("records on disk do not add up to the log in memory"))
 	}
-	signed := make([][]byte, len(heads))
-	for i, c := range heads {
-		if signed[i], err = l.signer.Sign(c); err != nil {
+	change := &change{state: l.state()}
+	for _, c := range heads {
+		note, err := l.signer.Sign(c)
+		if err != nil {
 			return err
 		}
+		change.entries = append(change.entries, entry{kind: kindHead, at: c.Size, value: note})
 	}
-	err = l.update("sign", func(b *bbolt.Bucket) error {
-		for i, c := range heads {
-			if err := b.Put(headKey(c.Size), signed[i]); err != nil {
-				return err
-			}
-		}
+	if len(heads) == 0 {
 		return nil
-	})
-	if err == nil && len(heads) > 0 {
-		l.head, l.headAt = signed[len(signed)-1], heads[len(heads)-1].Size
-		l.notify()
 	}
-	return err
+	if err := l.update("sign", change); err != nil {
+		return err
+	}
+	last := change.entries[len(change.entries)-1]
+	l.head, l.headAt = last.value, last.at
+	l.notify()
+	return nil
 }
 
 // startEvent is the first record of an epoch.

@@ -276,8 +276,8 @@ func TestFailedCommits(t *testing.T) {
 			b := newBench(t)
 			broken := errors.New("write failed")
 			fail := false
-			l, err := spool.OpenWithFuse(b.cfg, func(op string) (bool, error) {
-				if fail && op == "commit" {
+			l, err := spool.OpenWithFuse(b.cfg, func(e spool.Effect) (bool, error) {
+				if fail && e.Op == "commit" {
 					return applied, broken
 				}
 				return true, nil
@@ -316,7 +316,7 @@ func TestFailedCommits(t *testing.T) {
 func TestEventsLostWhileWritingFails(t *testing.T) {
 	b := newBench(t)
 	fail := false
-	l, err := spool.OpenWithFuse(b.cfg, func(op string) (bool, error) {
+	l, err := spool.OpenWithFuse(b.cfg, func(e spool.Effect) (bool, error) {
 		if fail {
 			return false, errors.New("read-only file system")
 		}

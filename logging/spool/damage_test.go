@@ -312,7 +312,7 @@ func TestStoreEdits(t *testing.T) {
 		{"state of next version", logging.CodeUnknownVersion, 0, func(*bench, logging.Origin) func(*bbolt.Bucket) error {
 			return func(b *bbolt.Bucket) error {
 				v := bytes.Clone(b.Get([]byte("t")))
-				v[0] = 2
+				v[0] = 3
 				return b.Put([]byte("t"), v)
 			}
 		}},

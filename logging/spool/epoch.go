@@ -8,21 +8,17 @@ import (
 	"io/fs"
 	"math"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
-
-	"go.etcd.io/bbolt"
 
 	"github.com/backstay/backstay/logging"
 )
 
-// File names in the directory of a log.
+// File names in the directory of a log, beside the stores (see layouts).
 const (
-	storeName      = "audit.db"
-	newStoreName   = "audit.db.new"
-	epochName      = "audit.epoch"
-	quarantineName = "audit.db.bad" // the newest refused store; an older one is replaced, so that flash stays bounded
+	epochName = "audit.epoch"
+	newSuffix = ".new" // unfinished: never was the log
+	badSuffix = ".bad" // the newest refused store; an older one is replaced, so that flash stays bounded
 )
 
 // Reasons of a new epoch, as the first record carries them. A refusal found in the store uses its own code.
@@ -36,12 +32,11 @@ const (
 
 // start opens what is there or begins the next epoch.
 func (l *Log) start() error {
-	// Left over by a power cut in create. It never was the log.
-	if err := os.Remove(l.path(newStoreName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove unfinished store: %w", err)
+	found, err := l.find()
+	if err != nil {
+		return err
 	}
-	_, err := os.Stat(l.path(storeName))
-	if errors.Is(err, fs.ErrNotExist) {
+	if found == nil {
 		last, err := l.lastEpoch()
 		if err != nil {
 			return err
@@ -56,9 +51,7 @@ func (l *Log) start() error {
 		}
 		return l.begin(last + 1)
 	}
-	if err != nil {
-		return err
-	}
+	l.layout = found
 	if err = l.load(); isDamage(err) {
 		return l.newEpoch(reasonDamaged, err)
 	}
@@ -68,29 +61,25 @@ func (l *Log) start() error {
 	return err
 }
 
-// load opens audit.db and verifies it completely: shape, every record against its hash, the frontiers and every signed
+// load opens the store and verifies it completely: shape, every record against its hash, the frontiers and every signed
 // root. A full check at start costs one SHA-256 over the retained records, about a second for 8 MB on a slow processor.
 func (l *Log) load() error {
-	if err := checkPages(l.path(storeName)); err != nil {
+	var err error
+	if l.store, err = l.layout.open(l, l.path(l.layout.file), false); err != nil {
+		if d, ok := errors.AsType[*damage](err); ok && d.head != nil {
+			l.head = d.head
+		}
+		l.store = nil
 		return err
 	}
-	db, err := l.openDB(l.path(storeName))
-	if err != nil {
-		return err
-	}
-	l.db = db
 	var s state
 	var got check
-	err = l.view(func(b *bbolt.Bucket) (err error) {
-		v := b.Get(stateKey)
-		if v == nil {
-			return damaged(errors.New("no state"))
-		}
-		if s, err = parseState(v); err != nil {
+	err = l.view(func(r reader) (err error) {
+		if s, err = r.state(); err != nil {
 			return err
 		}
 		l.epoch, l.marks = s.epoch, s.marks
-		got, err = l.check(b, s)
+		got, err = l.check(r, s)
 		return err
 	})
 	l.head, l.headAt = got.head, got.headAt // the last known checkpoint, also when the rest does not hold
@@ -103,7 +92,8 @@ func (l *Log) load() error {
 	l.tree, l.min = s.tree, s.min
 	l.read = s.min.Clone()
 	l.full = newFill(l.cfg.Capacity, s)
-	return l.full.first(db)
+	l.full.measure(l.store)
+	return nil
 }
 
 // check is what a full pass over a store found.
@@ -112,35 +102,34 @@ type check struct {
 	headAt uint64
 }
 
-func (l *Log) check(b *bbolt.Bucket, s state) (check, error) {
+func (l *Log) check(r reader, s state) (check, error) {
 	var got check
 	tree := s.min.Clone()
 	good := s.marks.pruned
-	c := b.Cursor()
-	for k, v := c.Seek(headKey(s.marks.pruned)); k != nil; k, v = c.Next() {
-		index, kind, ok := parseRecordKey(k)
-		if !ok {
-			break // receipts and state sort behind the records
-		}
-		if index >= s.marks.size || kind == kindLeaf && index > tree.Size() {
-			return got, missing(tree.Size())
-		}
-		if kind == kindLeaf {
-			leaf, _, err := parseLeaf(index, v)
-			if err != nil {
-				return got, err
+	err := r.entries(s.marks.pruned, func(e entry) (bool, error) {
+		if e.kind == kindLeaf {
+			if e.at >= s.marks.size || e.at != tree.Size() {
+				return false, missing(tree.Size())
 			}
+			leaf, _, err := parseLeaf(e.at, e.value)
 			tree.Append(leaf.Hash)
-			continue
+			return true, err
 		}
-		head, err := l.checkHead(v, index+1)
+		if e.at > tree.Size() {
+			return false, missing(tree.Size())
+		}
+		head, err := l.checkHead(e.value, e.at)
 		if err != nil {
-			return got, err
+			return false, err
 		}
 		if head.Root != tree.Root() {
-			return got, rootMismatch(good, head.Size)
+			return false, rootMismatch(good, head.Size)
 		}
-		good, got = head.Size, check{append([]byte(nil), v...), head.Size}
+		good, got = head.Size, check{append([]byte(nil), e.value...), head.Size}
+		return true, nil
+	})
+	if err != nil {
+		return got, err
 	}
 	if tree.Size() != s.marks.size {
 		return got, missing(tree.Size())
@@ -152,8 +141,7 @@ func (l *Log) check(b *bbolt.Bucket, s state) (check, error) {
 		return got, nil
 	}
 	// Every root was compared; one signature is enough, because the newest root covers all records before it.
-	_, err := logging.OpenCheckpoint(got.head, l.signer.SPKI())
-	if err != nil {
+	if _, err = logging.OpenCheckpoint(got.head, l.signer.SPKI()); err != nil {
 		return check{}, damaged(err)
 	}
 	return got, nil
@@ -176,11 +164,6 @@ func (l *Log) checkHead(v []byte, size uint64) (logging.Checkpoint, error) {
 }
 
 var errKeyChanged = errors.New("the store belongs to another device key")
-
-func rootMismatch(good, end uint64) error {
-	return damaged(&logging.Refusal{Code: logging.CodeRootMismatch, What: fmt.Sprintf("records %d to %d", good, end-1),
-		Why: "they do not add up to the signed root"})
-}
 
 // newEpoch moves the present store aside and begins the next epoch, whose first record says why. Events that wait are kept
 // and go into the new epoch.
@@ -205,10 +188,27 @@ func (l *Log) newEpochAt(epoch uint64, reason string, cause error) error {
 	event := l.startEvent(reason, cause, l.lastCheckpoint(), l.head)
 	l.first = &event
 	l.release(cause)
-	if err := os.Rename(l.path(storeName), l.path(quarantineName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("quarantine audit log: %w", err)
+	if err := l.quarantine(l.layout); err != nil {
+		return err
 	}
 	return l.begin(epoch)
+}
+
+// quarantine moves a store aside, in the place of the one that was there.
+func (l *Log) quarantine(k *layout) error {
+	path := l.path(k.file)
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, other := range layouts {
+		if err := l.disk().remove(l.path(other.file + badSuffix)); err != nil {
+			return fmt.Errorf("quarantine audit log: %w", err)
+		}
+	}
+	if err := l.disk().rename(path, path+badSuffix); err != nil {
+		return fmt.Errorf("quarantine audit log: %w", err)
+	}
+	return nil
 }
 
 func (l *Log) lastCheckpoint() *logging.Checkpoint {
@@ -222,21 +222,21 @@ func (l *Log) lastCheckpoint() *logging.Checkpoint {
 	return &c
 }
 
-// release gives up the database because of cause, which may be nil. After a panic inside bbolt, or while a snapshot is
+// release gives up the store because of cause, which may be nil. After a panic inside bbolt, or while a snapshot is
 // being read, it is abandoned with its map and its lock, because closing it could wait for ever (see guarded); the file is
 // renamed next, so the lock is in nobody's way.
 func (l *Log) release(cause error) {
-	if l.db != nil && !panicked(cause) && l.readers == 0 {
-		_ = guarded(l.db.Close) // the file is moved aside, or was never the log, whatever Close says
+	if l.store != nil && !panicked(cause) && l.readers == 0 {
+		_ = l.store.close() // the file is moved aside, or was never the log, whatever close says
 	}
-	l.db = nil
+	l.store = nil
 }
 
 // begin creates the store of an epoch with l.first as its first record, and makes it the log.
 func (l *Log) begin(epoch uint64) error {
 	// The number is used up before anything is signed under it: two logs of one origin would be a fork.
-	if err := l.writeFile(epochName, strconv.FormatUint(epoch, 10)+"\n"); err != nil {
-		return err
+	if err := l.disk().replace(l.path(epochName), append(strconv.AppendUint(nil, epoch, 10), '\n')); err != nil {
+		return fmt.Errorf("write epoch: %w", err)
 	}
 	l.epoch, l.marks = epoch, marks{}
 	l.tree, l.min, l.read = logging.Tree{}, logging.Tree{}, logging.Tree{}
@@ -251,40 +251,52 @@ func (l *Log) begin(epoch uint64) error {
 	return nil
 }
 
-// create makes audit.db appear complete or not at all: bbolt's own creation is not safe against a power cut (measured: 8
+// create makes the store appear complete or not at all: bbolt's own creation is not safe against a power cut (measured: 8
 // of 12 images did not open, some made it panic).
 func (l *Log) create(first logging.Event) error {
-	tmp := l.path(newStoreName)
-	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	var err error
+	if l.layout, err = l.choose(); err != nil {
 		return err
 	}
-	db, err := l.openDB(tmp)
+	path := l.path(l.layout.file)
+	tmp := path + newSuffix
+	if err := l.disk().remove(tmp); err != nil {
+		return err
+	}
+	if l.store, err = l.layout.open(l, tmp, true); err != nil {
+		l.store = nil
+		return err
+	}
+	if _, err := l.write("commit", []logging.Event{first}, &change{state: l.state()}); err != nil {
+		return err
+	}
+	err = l.store.close()
+	l.store = nil
 	if err != nil {
 		return err
 	}
-	l.db = db
-	if _, err := l.write([]logging.Event{first}); err != nil {
+	if err := l.syncPath(tmp); err != nil {
 		return err
 	}
-	l.db = nil
-	if err := guarded(db.Close); err != nil {
+	if err := l.disk().install(tmp, path); err != nil {
 		return err
 	}
-	if apply, cut := l.cut("created"); cut != nil && !apply {
-		return cut
-	}
-	if err := l.install(tmp, l.path(storeName)); err != nil {
+	if l.store, err = l.layout.open(l, path, false); err != nil {
+		l.store = nil
 		return err
 	}
-	if l.db, err = l.openDB(l.path(storeName)); err != nil {
-		return err
-	}
-	return l.full.first(l.db)
+	l.full.measure(l.store)
+	return nil
+}
+
+// syncPath makes the length of a file that bbolt wrote, or the names in a directory, durable before it gets its name.
+func (l *Log) syncPath(path string) error {
+	return l.disk().syncDir(path)
 }
 
 // reopen tries again after a new epoch could not be created.
 func (l *Log) reopen() error {
-	if l.db != nil {
+	if l.store != nil {
 		return nil
 	}
 	return l.start()
@@ -303,42 +315,4 @@ func (l *Log) lastEpoch() (uint64, error) {
 		return l.epoch, nil // damaged; the number in the store, or a receipt of a later epoch, will correct it
 	}
 	return n, nil
-}
-
-// writeFile replaces a small file durably.
-func (l *Log) writeFile(name, text string) error {
-	tmp := l.path(name + ".new")
-	if err := os.WriteFile(tmp, []byte(text), 0o600); err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
-	}
-	if err := l.install(tmp, l.path(name)); err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
-	}
-	return nil
-}
-
-// install makes a finished file durable under its name.
-func (l *Log) install(tmp, name string) error {
-	if err := syncPath(tmp); err != nil {
-		return err
-	}
-	apply, cut := l.cut("rename " + filepath.Base(name))
-	if cut != nil && !apply {
-		return cut
-	}
-	if err := os.Rename(tmp, name); err != nil {
-		return err
-	}
-	if err := syncPath(filepath.Dir(name)); err != nil {
-		return err
-	}
-	return cut
-}
-
-func syncPath(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
 }

@@ -2,8 +2,11 @@
 
 package spool
 
+// Effect is one step towards durable data.
+type Effect = effect
+
 // OpenWithFuse opens a log whose durable effects ask fuse first: whether they fail, and whether they happen all the same.
-func OpenWithFuse(cfg Config, fuse func(op string) (apply bool, err error)) (*Log, error) {
+func OpenWithFuse(cfg Config, fuse func(Effect) (apply bool, err error)) (*Log, error) {
 	return open(cfg, fuse)
 }
 

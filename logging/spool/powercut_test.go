@@ -61,8 +61,8 @@ func (r *recorder) durable() {
 // record drives a log through everything it does and returns the images in between.
 func record(t *testing.T, b *bench) []image {
 	r := &recorder{t: t, dir: b.cfg.Dir}
-	l, err := spool.OpenWithFuse(b.cfg, func(op string) (bool, error) {
-		r.take(op)
+	l, err := spool.OpenWithFuse(b.cfg, func(e spool.Effect) (bool, error) {
+		r.take(e.Op)
 		return true, nil
 	})
 	if err != nil {
@@ -187,7 +187,7 @@ func tryCut(t *testing.T, b *bench, files map[string][]byte, promised image, see
 	case s.Origin.Epoch > promised.epoch && promised.epoch > 0:
 		// Only an epoch that was being begun may have begun.
 		reason, _ := decode(t, l, 0).Attr("reason")
-		if !strings.HasPrefix(promised.op, "rename") && promised.op != "commit" && promised.op != "created" || reason != "rolled-back" && reason != "store-missing" {
+		if promised.op == "receipt" || promised.op == "prune" || reason != "rolled-back" && reason != "store-missing" {
 			t.Errorf("seed %d: cut at %q: a new epoch because of %q", seed, promised.op, reason)
 		}
 	}
@@ -211,7 +211,7 @@ func TestEveryEffectFails(t *testing.T) {
 		for _, applied := range []bool{false, true} {
 			b := newBench(t)
 			count := 0
-			l, err := spool.OpenWithFuse(b.cfg, func(op string) (bool, error) {
+			l, err := spool.OpenWithFuse(b.cfg, func(e spool.Effect) (bool, error) {
 				if count++; count == n+1 {
 					hit = true
 					return applied, broken

@@ -10,8 +10,6 @@ import (
 	"iter"
 	"slices"
 
-	"go.etcd.io/bbolt"
-
 	"github.com/backstay/backstay/logging"
 )
 
@@ -37,7 +35,7 @@ func (l *Log) Batch(ctx context.Context, start uint64) (logging.Batch, error) {
 		return b, &logging.Refusal{Code: logging.CodeMalformed, What: fmt.Sprintf("batch from record %d", start),
 			Why: fmt.Sprintf("records %d to %d are here", l.marks.pruned, l.marks.size)}
 	}
-	if l.headAt < l.marks.size && l.db != nil {
+	if l.headAt < l.marks.size && l.store != nil {
 		if l.signErr = l.signTail(); isDamage(l.signErr) {
 			return b, fmt.Errorf("read batch: %w", l.damage(l.signErr))
 		}
@@ -58,40 +56,39 @@ func (l *Log) fillBatch(b *logging.Batch) error {
 	}
 	var root logging.Hash // at the end of the batch
 	var end logging.Tree
-	err := l.view(func(bk *bbolt.Bucket) error {
-		if err := extend(bk, &tree, b.Start); err != nil {
+	err := l.view(func(r reader) error {
+		if err := extend(r, &tree, b.Start); err != nil {
 			return err
 		}
 		size, taken := 0, 0
-		c := bk.Cursor()
-		for k, v := c.Seek(leafKey(b.Start)); ; k, v = c.Next() {
-			index, kind, ok := parseRecordKey(k)
-			if !ok {
-				break
+		err := r.entries(b.Start, func(e entry) (bool, error) {
+			if e.kind == kindHead && e.at == b.Start {
+				return true, nil
 			}
-			if kind == kindHead {
+			if e.kind == kindHead {
 				// The largest run that ends in a checkpoint within the target, or the first one at all.
 				if taken == 0 || len(b.Leaves) <= logging.TargetLeaves && size <= logging.TargetInflated {
 					taken, root, end = len(b.Leaves), tree.Root(), tree.Clone()
-					b.Checkpoint = slices.Clone(v)
+					b.Checkpoint = slices.Clone(e.value)
 				}
-				continue
+				return true, nil
 			}
 			if taken > 0 && (len(b.Leaves) >= logging.TargetLeaves || size >= logging.TargetInflated) {
-				break
+				return false, nil
 			}
-			if index != tree.Size() {
-				return missing(tree.Size())
+			if e.at != tree.Size() {
+				return false, missing(tree.Size())
 			}
-			leaf, _, err := parseLeaf(index, v)
+			leaf, _, err := parseLeaf(e.at, e.value)
 			if err != nil {
-				return err
+				return false, err
 			}
 			tree.Append(leaf.Hash)
 			b.Leaves, size = append(b.Leaves, leaf), size+len(leaf.Body)+logging.HashSize
-		}
+			return true, nil
+		})
 		b.Leaves = b.Leaves[:taken]
-		return nil
+		return err
 	})
 	if err != nil {
 		return err
@@ -148,8 +145,8 @@ func (l *Log) some(ctx context.Context, index uint64) ([]logging.Leaf, error) {
 		return nil, nil
 	}
 	var leaves []logging.Leaf
-	err := l.view(func(b *bbolt.Bucket) error {
-		return eachLeaf(b, index, min(index+stepRecords/4, l.marks.size), func(leaf logging.Leaf, _ byte) error {
+	err := l.view(func(r reader) error {
+		return eachLeaf(r, index, min(index+stepRecords/4, l.marks.size), func(leaf logging.Leaf, _ byte) error {
 			leaves = append(leaves, leaf)
 			return nil
 		})
@@ -159,8 +156,8 @@ func (l *Log) some(ctx context.Context, index uint64) ([]logging.Leaf, error) {
 
 // Evidence calls fn with everything the store holds of the present epoch, for logging.Verify or logging.WriteExport: one
 // consistent snapshot, which commits meanwhile do not change. The sequence is valid during the call and can be used
-// once. It does not check anything, so that a damaged store can be exported. Pages freed meanwhile are not reused before
-// fn returns: a slow fn makes the file grow, up to its capacity.
+// once. It does not check anything, so that a damaged store can be exported. Space freed meanwhile is not reused before fn
+// returns: a slow fn makes the store grow, up to its capacity.
 func (l *Log) Evidence(ctx context.Context, fn func(logging.Header, iter.Seq2[logging.Item, error]) error) error {
 	snap, err := l.snapshot(ctx)
 	if err != nil {
@@ -171,8 +168,7 @@ func (l *Log) Evidence(ctx context.Context, fn func(logging.Header, iter.Seq2[lo
 		l.readers--
 		l.mu.Unlock()
 	}()
-	// fn is not run under guarded: its panics are its own.
-	return errors.Join(fn(snap.header, snap.items), guarded(snap.tx.Rollback))
+	return errors.Join(fn(snap.header, snap.items), snap.reader.close())
 }
 
 // Export writes the evidence in the form of logging.WriteExport.
@@ -197,11 +193,10 @@ func (l *Log) Verify(ctx context.Context) (logging.Report, error) {
 	return report, err
 }
 
-// snapshot is an open read transaction and what is needed to walk it.
+// snapshot is a kept reader and what is needed to walk it.
 type snapshot struct {
 	ctx    context.Context
-	tx     *bbolt.Tx
-	bucket *bbolt.Bucket
+	reader reader
 	header logging.Header
 	state  state
 	notes  []stored // receipts, smallest first
@@ -220,34 +215,26 @@ func (l *Log) snapshot(ctx context.Context) (*snapshot, error) {
 	slices.SortStableFunc(s.notes, func(a, b stored) int {
 		return int(min(max(int64(a.receipt.Checkpoint.Size)-int64(b.receipt.Checkpoint.Size), -1), 1))
 	})
-	err := guarded(func() (err error) {
-		if s.tx, err = l.db.Begin(false); err != nil {
-			return err
-		}
-		if s.bucket, err = bucket(s.tx); err == nil {
-			s.state, err = parseState(s.bucket.Get(stateKey))
-		}
-		if err != nil {
-			return errors.Join(err, s.tx.Rollback())
-		}
-		return nil
-	})
-	if err != nil {
+	var err error
+	if s.reader, err = l.store.read(true); err != nil {
 		return nil, err
+	}
+	if s.state, err = s.reader.state(); err != nil {
+		return nil, errors.Join(err, s.reader.close())
 	}
 	l.readers++
 	s.header = logging.Header{SPKI: l.signer.SPKI(), Origin: l.origin(), Start: s.state.min}
 	return s, nil
 }
 
-// items yields records, checkpoints and receipts in the order logging.Item asks for. The pages are read a few records at a
-// time under guarded, and handed out outside of it.
+// items yields records, checkpoints and receipts in the order logging.Item asks for. Records are read a few at a time and handed out
+// outside of the reader, so that a panic of the caller is its own.
 func (s *snapshot) items(yield func(logging.Item, error) bool) {
 	at := s.state.marks.pruned
-	if !s.receipts(at, yield) || !s.leadingHead(at, yield) {
+	if !s.receipts(at, yield) {
 		return
 	}
-	for at < s.state.marks.size {
+	for {
 		items, next, err := s.some(at)
 		for _, it := range items {
 			if !yield(it, nil) {
@@ -265,22 +252,10 @@ func (s *snapshot) items(yield func(logging.Item, error) bool) {
 			yield(logging.Item{}, err)
 			return
 		}
-		at = next
+		if at = next; at >= s.state.marks.size {
+			return
+		}
 	}
-}
-
-// leadingHead yields the checkpoint that stands right before the first record, if it was kept.
-func (s *snapshot) leadingHead(at uint64, yield func(logging.Item, error) bool) bool {
-	var head []byte
-	err := guarded(func() error {
-		head = slices.Clone(s.bucket.Get(headKey(at)))
-		return nil
-	})
-	if err != nil {
-		yield(logging.Item{}, err)
-		return false
-	}
-	return head == nil || yield(logging.Item{Checkpoint: head}, nil)
 }
 
 func (s *snapshot) receipts(upTo uint64, yield func(logging.Item, error) bool) bool {
@@ -294,34 +269,28 @@ func (s *snapshot) receipts(upTo uint64, yield func(logging.Item, error) bool) b
 	return true
 }
 
-// some reads the items of up to stepRecords/4 records. What is wrong with a record is for the reader to find: the hash
-// that is kept with it goes along.
+// some reads the items of up to stepRecords/4 records, and the checkpoint before the first of all. What is wrong with a
+// record is for the reader to find: the hash that is kept with it goes along.
 func (s *snapshot) some(first uint64) (items []logging.Item, next uint64, err error) {
 	if err := s.ctx.Err(); err != nil {
 		return nil, first, err
 	}
 	next = min(first+stepRecords/4, s.state.marks.size)
-	err = guarded(func() error {
-		c := s.bucket.Cursor()
-		for k, v := c.Seek(leafKey(first)); k != nil; k, v = c.Next() {
-			index, kind, ok := parseRecordKey(k)
-			if !ok || index >= next {
-				break
-			}
-			if kind == kindHead {
-				items = append(items, logging.Item{Checkpoint: slices.Clone(v)})
-				continue
-			}
-			if len(v) < 1+logging.HashSize {
-				return altered(index, "it is cut off")
-			}
-			leaf := logging.Leaf{Index: index, Hash: logging.Hash(v[1 : 1+logging.HashSize])}
-			if v[0]&flagShed == 0 {
-				leaf.Body = append([]byte{}, v[1+logging.HashSize:]...)
-			}
+	err = s.reader.entries(first, func(e entry) (bool, error) {
+		switch {
+		case e.kind == kindHead && e.at == first && first > s.state.marks.pruned:
+			return true, nil // was yielded with the record before it
+		case e.kind == kindHead && e.at <= s.state.marks.size:
+			items = append(items, logging.Item{Checkpoint: slices.Clone(e.value)})
+			return e.at < next, nil
+		case e.kind == kindHead || e.at >= next:
+			return false, nil
+		}
+		leaf, _, err := splitLeaf(e.at, e.value)
+		if err == nil {
 			items = append(items, logging.Item{Leaf: &leaf})
 		}
-		return nil
+		return true, err
 	})
 	return items, next, err
 }

@@ -7,8 +7,6 @@ import (
 	"errors"
 	"fmt"
 
-	"go.etcd.io/bbolt"
-
 	"github.com/backstay/backstay/logging"
 )
 
@@ -112,16 +110,8 @@ func (l *Log) rootAt(size uint64) (logging.Hash, error) {
 		return l.tree.Root(), nil
 	}
 	tree := l.min.Clone()
-	err := l.view(func(b *bbolt.Bucket) error { return extend(b, &tree, size) })
+	err := l.view(func(r reader) error { return extend(r, &tree, size) })
 	return tree.Root(), err
-}
-
-// extend appends the stored hashes up to size to tree.
-func extend(b *bbolt.Bucket, tree *logging.Tree, size uint64) error {
-	return eachLeaf(b, tree.Size(), size, func(leaf logging.Leaf, _ byte) error {
-		tree.Append(leaf.Hash)
-		return nil
-	})
 }
 
 // keep stores receipts and the position they add up to in one transaction.
@@ -132,17 +122,12 @@ func (l *Log) keep(fresh []logging.Receipt, msg []byte) error {
 	}
 	marks := l.marks
 	marks.ack(l.cfg.Policy.Acked(receiptsOf(next)))
-	err := l.update("receipt", func(b *bbolt.Bucket) error {
-		for _, r := range fresh {
-			if err := b.Put(receiptKey(r), msg); err != nil {
-				return err
-			}
-		}
-		s := l.state()
-		s.marks = marks
-		return putState(b, s)
-	})
-	if err != nil {
+	c := &change{state: l.state()}
+	c.state.marks = marks
+	for _, r := range fresh {
+		c.receipts = append(c.receipts, receiptNote{key: receiptKey(r), note: msg})
+	}
+	if err := l.update("receipt", c); err != nil {
 		return l.damage(err)
 	}
 	l.receipts, l.marks = next, marks
@@ -167,28 +152,29 @@ func receiptsOf(list []stored) []logging.Receipt {
 	return out
 }
 
+func receiptKey(r logging.Receipt) string { return fmt.Sprintf("%s+%08x", r.Key, r.KeyHash) }
+
 // loadReceipts reads the stored receipts; one that the present policy does not accept counts for nothing and is left out.
 func (l *Log) loadReceipts() ([]stored, error) {
 	var list []stored
-	err := l.view(func(b *bbolt.Bucket) error {
-		c := b.Cursor()
-		for k, v := c.Seek([]byte{'s'}); len(k) > 0 && k[0] == 's'; k, v = c.Next() {
+	err := l.view(func(r reader) error {
+		return r.receipts(func(key string, v []byte) error {
 			note := append([]byte(nil), v...)
 			got, err := l.cfg.Policy.Open(note)
 			if err != nil || got[0].Checkpoint.Origin != l.origin() {
-				continue
+				return nil
 			}
 			if got[0].Checkpoint.Size > l.marks.size {
 				return damaged(&logging.Refusal{Code: logging.CodeTruncated, What: "log of this device",
 					Why: fmt.Sprintf("a receipt in the store covers %d records, %d are here", got[0].Checkpoint.Size, l.marks.size)})
 			}
 			for _, r := range got {
-				if string(receiptKey(r)) == string(k) {
+				if receiptKey(r) == key {
 					list = append(list, stored{note: note, receipt: r})
 				}
 			}
-		}
-		return nil
+			return nil
+		})
 	})
 	return list, err
 }
@@ -235,16 +221,10 @@ func (l *Log) prune(to uint64) error {
 		s := l.state()
 		s.min = l.min.Clone()
 		s.marks.prune(end)
-		err := l.update("prune", func(b *bbolt.Bucket) error {
-			if err := extend(b, &s.min, end); err != nil {
-				return err
-			}
-			if err := removeRecords(b, l.marks.pruned, end, l.headAt); err != nil {
-				return err
-			}
-			return putState(b, s)
-		})
-		if err != nil {
+		if err := l.view(func(r reader) error { return extend(r, &s.min, end) }); err != nil {
+			return err
+		}
+		if err := l.update("prune", &change{pruned: span{l.marks.pruned, end}, state: s}); err != nil {
 			return err
 		}
 		l.marks, l.min = s.marks, s.min
@@ -255,31 +235,9 @@ func (l *Log) prune(to uint64) error {
 	return nil
 }
 
-// removeRecords deletes the records from first to end-1 with their checkpoints. The newest checkpoint stays: it is what
-// this device can say about its log when every record is acknowledged and gone.
-func removeRecords(b *bbolt.Bucket, first, end, headAt uint64) error {
-	if first > 0 && first != headAt { // the checkpoint an earlier pruning left behind
-		if err := b.Delete(headKey(first)); err != nil {
-			return err
-		}
-	}
-	for i := first; i < end; i++ {
-		if err := b.Delete(leafKey(i)); err != nil {
-			return err
-		}
-		if i+1 == headAt {
-			continue
-		}
-		if err := b.Delete(headKey(i + 1)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 func (l *Log) rootFromDisk() (logging.Hash, error) {
 	tree := l.min.Clone()
-	err := l.view(func(b *bbolt.Bucket) error { return extend(b, &tree, l.marks.size) })
+	err := l.view(func(r reader) error { return extend(r, &tree, l.marks.size) })
 	return tree.Root(), err
 }
 

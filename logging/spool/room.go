@@ -3,11 +3,8 @@
 package spool
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
-
-	"go.etcd.io/bbolt"
 
 	"github.com/backstay/backstay/logging"
 )
@@ -24,9 +21,9 @@ const (
 // levels at which a log.capacity record is written, once each until the log is emptier again.
 var levels = [...]uint64{70, 85, 95}
 
-// fill knows how full the store is. It counts pages in use, not bytes of records: pages are what runs out.
+// fill knows how full the store is.
 type fill struct {
-	usable int64 // bytes; the capacity less what a transaction needs to copy pages
+	usable int64 // bytes; the capacity less what a change needs to copy pages or a segment
 	used   int64
 	shed   uint64 // ordinary records before this index have no body any more
 	level  uint64 // highest level reported
@@ -36,39 +33,8 @@ func newFill(capacity int64, s state) fill {
 	return fill{usable: capacity - max(capacity/8, 128<<10), shed: s.shed, level: s.level}
 }
 
-// first measures right after opening: bbolt publishes the number of free pages only when a write transaction ends, so one
-// is begun and given up. It writes nothing.
-func (f *fill) first(db *bbolt.DB) error {
-	err := guarded(func() error {
-		tx, err := db.Begin(true)
-		if err != nil {
-			return err
-		}
-		return tx.Rollback()
-	})
-	if err == nil {
-		f.measure(db)
-	}
-	return err
-}
-
-// measure reads the number of pages in use after a commit.
-func (f *fill) measure(db *bbolt.DB) {
-	var size int64
-	err := guarded(func() error {
-		tx, err := db.Begin(false)
-		if err != nil {
-			return err
-		}
-		size = tx.Size()
-		return tx.Rollback()
-	})
-	if err != nil {
-		return
-	}
-	stats := db.Stats()
-	f.used = size - int64(stats.FreePageN+stats.PendingPageN)*int64(db.Info().PageSize)
-}
+// measure asks the store after a commit.
+func (f *fill) measure(s store) { f.used, _ = s.space(0) }
 
 func (f *fill) percent() int {
 	if f.usable == 0 {
@@ -177,35 +143,33 @@ func (l *Log) shedBodies(need int64) ([]logging.Event, error) {
 		slog.Uint64("count", count), slog.Uint64("first", gone.First), slog.Uint64("last", gone.Last))}, nil
 }
 
-// shedStep handles up to stepRecords records in one transaction.
+// shedStep handles one piece of the store in one change.
 func (l *Log) shedStep() (n, first, last uint64, err error) {
 	from := max(l.full.shed, l.marks.pruned)
-	end := min(from+stepRecords, l.marks.size)
-	err = l.update("shed", func(b *bbolt.Bucket) error {
-		var drop []logging.Leaf
-		err := eachLeaf(b, from, end, func(leaf logging.Leaf, flags byte) error {
-			if flags&(flagCritical|flagShed) == 0 {
-				drop = append(drop, logging.Leaf{Index: leaf.Index, Hash: leaf.Hash})
+	_, end := l.store.space(from)
+	end = min(end, l.marks.size)
+	err = l.view(func(r reader) error {
+		return r.entries(from, func(e entry) (bool, error) {
+			if e.at >= end {
+				return false, nil
 			}
-			return nil
+			if e.kind != kindLeaf || !sheddable(e.value) {
+				return true, nil
+			}
+			if n == 0 {
+				first = e.at
+			}
+			n, last = n+1, e.at
+			_, _, err := parseLeaf(e.at, e.value)
+			return true, err
 		})
-		if err != nil {
-			return err
-		}
-		for _, leaf := range drop {
-			// Deleted first: bbolt joins half-empty pages only where keys were deleted, and pages are what we need back.
-			if err := errors.Join(b.Delete(leafKey(leaf.Index)), b.Put(leafKey(leaf.Index), leafValue(0, leaf))); err != nil {
-				return err
-			}
-		}
-		if n = uint64(len(drop)); n > 0 {
-			first, last = drop[0].Index, drop[n-1].Index
-		}
-		s := l.state()
-		s.shed = end
-		return putState(b, s)
 	})
-	if err == nil {
+	if err != nil {
+		return 0, 0, 0, err
+	}
+	s := l.state()
+	s.shed = end
+	if err = l.update("shed", &change{shed: span{from, end}, state: s}); err == nil {
 		l.full.shed = end
 	}
 	return n, first, last, err

@@ -29,8 +29,6 @@ import (
 	"sync"
 	"time"
 
-	"go.etcd.io/bbolt"
-
 	"github.com/backstay/backstay/logging"
 )
 
@@ -77,7 +75,8 @@ type Log struct {
 	signer *logging.CheckpointSigner
 
 	mu      sync.Mutex
-	db      *bbolt.DB // nil while the store could not be opened again
+	layout  *layout
+	store   store // nil while it could not be opened again
 	closed  bool
 	epoch   uint64
 	tree    logging.Tree // at marks.size; computed, never read back, while the process lives
@@ -100,7 +99,7 @@ type Log struct {
 
 	changed chan struct{} // closed and replaced at every change of State
 	kick    chan struct{} // wakes Run
-	fuse    func(op string) (apply bool, err error)
+	fuse    fuse
 }
 
 // marks are the positions of a log: pruned <= acked <= size. The fourth, how far records were sent, belongs to the shipper,
@@ -142,7 +141,7 @@ type State struct {
 // permission), logging.ErrRetry when another process holds the lock. Any other error is I/O.
 func Open(cfg Config) (*Log, error) { return open(cfg, nil) }
 
-func open(cfg Config, fuse func(string) (bool, error)) (*Log, error) {
+func open(cfg Config, fuse fuse) (*Log, error) {
 	signer, err := logging.NewCheckpointSigner(cfg.Key)
 	if err != nil {
 		return nil, fmt.Errorf("open audit log: %w", err)
@@ -182,9 +181,9 @@ func (l *Log) Close() error {
 	err := l.commit()
 	l.closed = true
 	l.notify()
-	if l.db != nil {
-		err = errors.Join(err, guarded(l.db.Close))
-		l.db = nil
+	if l.store != nil {
+		err = errors.Join(err, l.store.close())
+		l.store = nil
 	}
 	if err != nil {
 		return fmt.Errorf("close audit log: %w", err)
@@ -233,6 +232,8 @@ func (l *Log) notify() {
 func (l *Log) origin() logging.Origin {
 	return logging.Origin{Device: l.signer.DeviceID(), Epoch: l.epoch}
 }
+
+func (l *Log) disk() disk { return disk{l.fuse} }
 
 func (l *Log) path(name string) string { return filepath.Join(l.cfg.Dir, name) }
 
