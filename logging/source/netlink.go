@@ -232,8 +232,8 @@ func (s *socket) send(typ, flags uint16, body []byte) error {
 // ask sends a request and hands fn each message of the answer, until that ends or fn has enough. Lists end by themselves, and
 // have to be read to their end: until then the kernel takes no other request for one. For the rest fn says when. A list that
 // changed while the kernel wrote it is errChanged: some of it may be missing or twice.
+// It takes at most netlinkAsk, and ends with ctx only where the caller has a follow.
 func (s *socket) ask(ctx context.Context, typ, flags uint16, body []byte, fn func(m message) (enough bool)) error {
-	defer s.follow(ctx)()
 	if err := s.send(typ, unix.NLM_F_REQUEST|flags, body); err != nil {
 		return err
 	}

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package source
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/hex"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/backstay/backstay/logging"
+	"github.com/backstay/backstay/testdata/testneed"
+)
+
+// native returns the bytes for this machine: those of a little-endian kernel or of a big-endian one, both in hex.
+func native(t testing.TB, little, big string) []byte {
+	t.Helper()
+	s := little
+	if binary.NativeEndian.Uint16([]byte{0, 1}) == 1 {
+		s = big
+	}
+	b, err := hex.DecodeString(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// testSink gathers what a watcher delivers when it is called without a set. Its rate is no limit.
+func testSink(rec *recorded) *Sink {
+	return &Sink{name: "test", emit: rec.emit, limit: newLimiter(Rate{Per: 1e6, Burst: 1e6})}
+}
+
+// watch runs a kind against the kernel of this machine until the test ends. It skips where the kind says it cannot work.
+func watch(t *testing.T, k Kind, env *Env) *recorded {
+	t.Helper()
+	testneed.Native(t)
+	var rec recorded
+	k.Rate = Rate{Per: 1e6, Burst: 1e6}
+	env.Logger = slog.New(slog.DiscardHandler)
+	s, err := open(t.Context(), Config{Env: *env, Emit: rec.emit}, []Kind{k})
+	if err != nil {
+		t.Fatal(err)
+	}
+	st := s.Inventory()[0]
+	t.Logf("%s: %s: %s", st.Name, st.State, st.Detail)
+	if st.State == Unavailable {
+		t.Skip(st.Detail)
+	}
+	if st.State != Working {
+		t.Fatalf("%+v", st)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	wg := start(ctx, s)
+	t.Cleanup(func() {
+		cancel()
+		wg.Wait()
+		if f := rec.of("log.source-failed"); len(f) > 0 {
+			t.Errorf("the source broke: %+v", f)
+		}
+	})
+	return &rec
+}
+
+// await returns the first event with this code and these attributes (name, value, name, value ...).
+func await(t *testing.T, rec *recorded, code string, attrs ...string) logging.Event {
+	t.Helper()
+	for range 500 {
+		if e, ok := rec.find(code, attrs...); ok {
+			return e
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatalf("no event %s with %q; seen: %+v", code, attrs, rec.all())
+	return logging.Event{}
+}
+
+func (r *recorded) all() []logging.Event {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return append([]logging.Event(nil), r.list...)
+}
+
+func (r *recorded) find(code string, attrs ...string) (logging.Event, bool) {
+next:
+	for _, e := range r.of(code) {
+		for i := 0; i+1 < len(attrs); i += 2 {
+			if v, _ := e.Attr(attrs[i]); v != attrs[i+1] {
+				continue next
+			}
+		}
+		return e, true
+	}
+	return logging.Event{}, false
+}
