@@ -7,8 +7,9 @@ rm -rf "$out" && mkdir -p "$out"
 export GOFIPS140=${GOFIPS140:-v1.0.0} CGO_ENABLED=0 GOOS=linux GOFLAGS=
 cli=github.com/backstay/backstay/cmd/internal/cli
 build() { # output name, package, environment...
-  local name=$1 package=$2; shift 2
-  env "$@" go build -trimpath -buildvcs=false -ldflags "-s -w -buildid= -X $cli.Version=$version -X $cli.Date=$date" -o "$out/$name" "$package"
+  local name=$1 package=$2 tags=; shift 2
+  [[ $package == ./cmd/backstay ]] && tags=nethttpomithttp2 # see the Makefile
+  env "$@" go build -tags "$tags" -trimpath -buildvcs=false -ldflags "-s -w -buildid= -X $cli.Version=$version -X $cli.Date=$date" -o "$out/$name" "$package"
 }
 build backstay-linux-armv5 ./cmd/backstay GOARCH=arm GOARM=5
 build backstay-linux-armv6 ./cmd/backstay GOARCH=arm GOARM=6
