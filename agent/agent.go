@@ -56,6 +56,7 @@ type agent struct {
 	policy  *policies     // beside guard; without a client when there is no repository
 	shipper *ship.Shipper // nil when records stay on the device
 	sources *source.Set   // nil when they could not be configured
+	intake  programs      // what the product's own programs write
 
 	owned        gate          // opened once the device has a certificate
 	identityKick chan struct{} // makes the identity loop look now
@@ -105,8 +106,9 @@ func Run(ctx context.Context, cfg *config.Config, opt Options) error {
 
 // open opens every part in the order in which they need each other.
 func (a *agent) open(ctx context.Context) error {
-	for _, dir := range []string{a.cfg.StateDir, a.cfg.RunDir} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
+	// The run directory lets others through to the sockets in it: each socket says itself who may use it.
+	for dir, mode := range map[string]os.FileMode{a.cfg.StateDir: 0o700, a.cfg.RunDir: 0o755} {
+		if err := os.MkdirAll(dir, mode); err != nil {
 			return fmt.Errorf("start: %w: %w", update.ErrSetup, err)
 		}
 	}
@@ -125,6 +127,7 @@ func (a *agent) open(ctx context.Context) error {
 		return err
 	}
 	a.openSources(ctx)
+	a.openIntake()
 	a.openShipper()
 	a.openBaseline()
 	a.openUpdater()
@@ -133,6 +136,7 @@ func (a *agent) open(ctx context.Context) error {
 
 // close closes what open opened, last first. The log is closed before the store: its last records may be about the stop.
 func (a *agent) close() error {
+	a.intake.close()
 	errs := []error{a.closeSources()}
 	if a.log != nil {
 		errs = append(errs, a.log.Close())
@@ -158,6 +162,9 @@ func (a *agent) serve(ctx context.Context, socket net.Listener, notify notifier)
 	}
 	run(a.log.Run)
 	run(func(ctx context.Context) error { return a.controlServer().Serve(ctx, socket) })
+	for _, part := range a.intake.parts() {
+		run(part)
+	}
 	run(func(ctx context.Context) error { a.keepIdentity(ctx); return nil })
 	run(func(ctx context.Context) error { a.heartbeat(ctx, notify); return nil })
 	if a.sources != nil {

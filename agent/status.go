@@ -131,6 +131,7 @@ func (a *agent) auditStatus() control.Audit {
 	out := control.Audit{
 		Origin: s.Origin.String(), Size: s.Size, Sent: s.Acked, Acked: s.Acked, Pruned: s.Pruned,
 		Broker: a.cfg.Audit.Broker, Problem: s.SignError, Sources: a.sourceStatus(),
+		Intake: a.intake.status(),
 	}
 	if a.shipper == nil {
 		return out

@@ -2,7 +2,10 @@
 
 package logging
 
-import "slices"
+import (
+	"slices"
+	"strings"
+)
 
 // SchemaVersion is the OCSF version whose numbers the table has.
 const SchemaVersion = "1.8.0"
@@ -27,6 +30,7 @@ func (k Kind) Category() int { return k.Class / 1000 }
 
 // Classes of OCSF 1.8.0 the table uses.
 const (
+	classBase        = 0
 	classFile        = 1001
 	classExtension   = 1002
 	classKernel      = 1003
@@ -49,9 +53,25 @@ const (
 	activityOther    = 99
 )
 
+// anyCode ends the code of a row that stands for every code with what is before it, unless a code has a row of its own.
+const anyCode = ".*"
+
 // Lookup returns what the table says about a code. An unknown code is an OCSF base event, informational and not critical:
 // an event is never lost because its name is new.
 func Lookup(code string) Kind {
+	if k, ok := row(code); ok {
+		return k
+	}
+	if space, _, ok := strings.Cut(code, "."); ok {
+		if k, ok := row(space + anyCode); ok {
+			k.Code = code
+			return k
+		}
+	}
+	return Kind{Code: code, Activity: activityOther, Name: "Other", Severity: SeverityInfo}
+}
+
+func row(code string) (Kind, bool) {
 	i, ok := slices.BinarySearchFunc(kinds[:], code, func(k Kind, c string) int {
 		switch {
 		case k.Code < c:
@@ -62,9 +82,9 @@ func Lookup(code string) Kind {
 		return 0
 	})
 	if ok {
-		return kinds[i]
+		return kinds[i], true
 	}
-	return Kind{Code: code, Activity: activityOther, Name: "Other", Severity: SeverityInfo}
+	return Kind{}, false
 }
 
 // Kinds returns a copy of the table, sorted by code.
@@ -76,6 +96,8 @@ var kinds = [...]Kind{
 	{"agent.part-failed", classAppError, 1, "", SeverityHigh, OutcomeFailure, true},
 	{"agent.start", classApp, 3, "", SeverityInfo, OutcomeSuccess, true},
 	{"agent.stop", classApp, 4, "", SeverityInfo, OutcomeSuccess, true},
+	{"app.*", classBase, activityOther, "Application event", SeverityInfo, OutcomeDefault, false}, // of a program: see logging/intake
+	{"app.syslog", classBase, activityOther, "Syslog line", SeverityInfo, OutcomeDefault, false},
 	{"audit.failed", classEventLog, activityOther, "Failed", SeverityCritical, OutcomeFailure, true},
 	{"audit.restored", classEventLog, activityOther, "Restored", SeverityHigh, OutcomeSuccess, true},
 	{"auth.fail", classAuth, 1, "", SeverityMedium, OutcomeFailure, false},
@@ -126,6 +148,7 @@ var kinds = [...]Kind{
 	{"identity.state-lost", classEntity, activityOther, "State lost", SeverityHigh, OutcomeFailure, true},
 	{"identity.weak-entropy", classDetection, 1, "", SeverityHigh, OutcomeFailure, true},
 	{"identity.wiped", classEntity, 4, "", SeverityHigh, OutcomeSuccess, true},
+	{"intake.refused", classEventLog, activityOther, "Refused", SeverityMedium, OutcomeFailure, false},
 	{"inventory", classSoftware, 2, "", SeverityInfo, OutcomeSuccess, false},
 	{"kernel.audit", classKernel, activityOther, "Audit", SeverityMedium, OutcomeFailure, false},
 	{"kernel.audit-config", classKernel, activityOther, "Audit configuration", SeverityHigh, OutcomeSuccess, true},

@@ -136,6 +136,7 @@ type Audit struct {
 	Quorum      int      `json:"quorum" default:"1" min:"1" max:"16" doc:"how many different collectors must have signed for a record before the device may drop it"`
 	Sources     Sources  `json:"sources" doc:"what is watched for the log"`
 	Counter     Counter  `json:"counter" doc:"a counter in hardware against a log that is set back"`
+	Intake      Intake   `json:"intake" doc:"how the product's own programs write into the log"`
 }
 
 // Sources says what the audit log watches.
@@ -151,6 +152,17 @@ type Counter struct {
 	Kind   string `json:"kind" default:"none" one:"none|tpm" doc:"none: a log that was set back is noticed at the next receipt; tpm: at the next start, by a counter of the TPM 2.0 that rises at each start and at most hourly"`
 	Device string `json:"device" default:"/dev/tpmrm0" doc:"tpm: the kernel's resource manager" trust:"whoever may open it can raise the counter, which looks like a log that was set back; nobody can lower it"`
 	Index  int    `json:"index" default:"25168812" min:"25165824" max:"29360127" doc:"tpm: NV index of the counter, in the owner's range 0x01800000 to 0x01bfffff; defined when missing, which needs an owner hierarchy without a password"`
+}
+
+// Intake says how the product's own programs write into the audit log.
+type Intake struct {
+	Socket        string `json:"socket" default:"${run_dir}/audit.sock" path:"socket" doc:"unix socket that takes one JSON object for each event; mode 0600, or 0666 when a user besides root, or a group, may write: then the kernel's word about the writer decides; empty: there is none" trust:"whoever may write fills the log at his rate, under app. codes and his own user id"`
+	AllowUIDs     []int  `json:"allow_uids" default:"[0]" doc:"numeric user ids that may write; the kernel tells who writes"`
+	AllowGIDs     []int  `json:"allow_gids" default:"[]" doc:"numeric group ids that may write, as primary group of the program"`
+	Rate          int    `json:"rate" default:"20" min:"1" max:"1000" doc:"events a second that one user id may write through each socket, ten times as many at once; for events that are durable at once a tenth of it; what exceeds it is counted and the count recorded"`
+	Devlog        string `json:"devlog" path:"socket" doc:"syslog socket to read, usually /dev/log, for lines of RFC 3164 and RFC 5424; empty: there is none; every program may write to it" trust:"whoever creates it first gets the lines; on a device with a syslog daemon that is the daemon"`
+	DevlogReplace bool   `json:"devlog_replace" default:"false" doc:"take the place of a syslog socket that another program reads; false: leave it alone and report a problem"`
+	DevlogLevel   string `json:"devlog_level" default:"notice" one:"emerg|alert|crit|err|warning|notice|info|debug" doc:"the least severe syslog line that is recorded; lines of the facilities auth, authpriv, audit and alert always are"`
 }
 
 // Control is the local command socket.

@@ -108,7 +108,9 @@ func decode(b []byte) (*Config, error) {
 
 // expand puts the directories into values that name them.
 func (c *Config) expand() {
-	c.Control.Socket = strings.ReplaceAll(c.Control.Socket, "${run_dir}", c.RunDir)
+	for _, path := range []*string{&c.Control.Socket, &c.Audit.Intake.Socket} {
+		*path = strings.ReplaceAll(*path, "${run_dir}", c.RunDir)
+	}
 }
 
 // checkSyntax checks size, encoding, depth and JSON grammar, and says the line of a syntax error.

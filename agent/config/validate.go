@@ -40,6 +40,7 @@ func (c *Config) Validate() error {
 	v.servers(c)
 	v.audit(c.Audit)
 	v.sources(c.Audit.Sources)
+	v.intake(c.Audit.Intake)
 	v.control(c.Control)
 	for i, h := range c.Update.Health {
 		v.health(h, "update.health["+strconv.Itoa(i)+"]")
@@ -278,15 +279,33 @@ func (v *validator) audit(a Audit) {
 	}
 }
 
-// control checks the socket; the kernel takes 107 bytes of a name.
 func (v *validator) control(c Control) {
 	v.need("control.socket", c.Socket, "the local commands need it")
-	if len(c.Socket) > 107 {
-		v.fail("control.socket", "%d bytes long, the kernel takes 107", len(c.Socket))
+	v.socket("control.socket", c.Socket)
+	v.ids("control.allow_uids", c.AllowUIDs, "user")
+}
+
+func (v *validator) intake(i Intake) {
+	v.socket("audit.intake.socket", i.Socket)
+	v.socket("audit.intake.devlog", i.Devlog)
+	v.ids("audit.intake.allow_uids", i.AllowUIDs, "user")
+	v.ids("audit.intake.allow_gids", i.AllowGIDs, "group")
+	if i.DevlogReplace && i.Devlog == "" {
+		v.fail("audit.intake.devlog_replace", "given, but audit.intake.devlog names no socket")
 	}
-	for i, uid := range c.AllowUIDs {
-		if uid < 0 {
-			v.fail("control.allow_uids["+strconv.Itoa(i)+"]", "%d is not a user id", uid)
+}
+
+// socket checks a socket's name; the kernel takes 107 bytes of it.
+func (v *validator) socket(key, path string) {
+	if len(path) > 107 {
+		v.fail(key, "%d bytes long, the kernel takes 107", len(path))
+	}
+}
+
+func (v *validator) ids(key string, ids []int, what string) {
+	for i, id := range ids {
+		if id < 0 {
+			v.fail(key+"["+strconv.Itoa(i)+"]", "%d is not a %s id", id, what)
 		}
 	}
 }

@@ -176,6 +176,7 @@ type Audit struct {
 	Connected bool      `json:"connected"`
 	Problem   string    `json:"problem"`
 	Sources   []Source  `json:"sources"` // what is watched for the log
+	Intake    Intake    `json:"intake"`
 }
 
 // Source is one source of the log: what it sees here, or why it sees nothing.
@@ -183,6 +184,16 @@ type Source struct {
 	Name   string `json:"name"`
 	State  string `json:"state"` // working, off, unavailable or failed
 	Detail string `json:"detail"`
+}
+
+// Intake is how the product's own programs write into the log.
+type Intake struct {
+	Socket     string `json:"socket"`     // takes JSON; "" when there is none
+	Devlog     string `json:"devlog"`     // takes syslog lines; "" when there is none
+	Accepted   uint64 `json:"accepted"`   // events recorded since the agent started
+	Refused    uint64 `json:"refused"`    // messages that were malformed, or of users that may not write
+	Suppressed uint64 `json:"suppressed"` // events beyond a rate
+	Below      uint64 `json:"below"`      // syslog lines less severe than audit.intake.devlog_level
 }
 
 // UpdateCheck is the answer of a check: what this device should run.

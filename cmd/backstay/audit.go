@@ -18,8 +18,8 @@ import (
 
 func (d *device) auditCommand() *cli.Command {
 	return &cli.Command{
-		Name: "audit", Short: "read, verify and export the audit log on this device",
-		Sub: []*cli.Command{d.auditTail(), d.auditVerify(), d.auditExport()},
+		Name: "audit", Short: "read, verify, export and write the audit log on this device",
+		Sub: []*cli.Command{d.auditTail(), d.auditVerify(), d.auditExport(), d.auditWrite()},
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -23,12 +24,14 @@ import (
 
 	"github.com/backstay/backstay/agent/control"
 	"github.com/backstay/backstay/cmd/internal/cli"
+	"github.com/backstay/backstay/logging"
+	"github.com/backstay/backstay/logging/intake"
 )
 
 var rewrite = flag.Bool("update", false, "rewrite golden files")
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"backstay": main, "fakeagent": fakeAgent})
+	testscript.Main(m, map[string]func(){"backstay": main, "fakeagent": fakeAgent, "fakeintake": fakeIntake})
 }
 
 // TestScripts runs the real binary. A script may start a fake agent, which answers calls with files, and says with
@@ -121,6 +124,48 @@ func fakeAgent() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := (&control.Server{Handler: handler}).Serve(ctx, l); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// fakeIntake takes events of programs on the socket args[1] and writes each as a line of the file "events". The code app.full
+// finds no room.
+func fakeIntake() {
+	record := func(_ context.Context, e logging.Event, durable bool) (uint64, error) {
+		if e.Code == "app.full" {
+			return 0, logging.ErrRetry
+		}
+		f, err := os.OpenFile("events", os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+		if err != nil {
+			return 0, err
+		}
+		defer f.Close()
+		severity := e.Severity
+		if severity == logging.SeverityDefault {
+			severity = logging.Lookup(e.Code).Severity
+		}
+		fmt.Fprintf(f, "%s %s durable=%v", e.Code, severity, durable)
+		if e.Subject == fmt.Sprintf("uid %d", os.Geteuid()) {
+			fmt.Fprint(f, " uid")
+		}
+		for _, name := range []string{"door", "by"} {
+			if v, ok := e.Attr(name); ok {
+				fmt.Fprintf(f, " %s=%s", name, v)
+			}
+		}
+		_, err = fmt.Fprintf(f, " %q\n", e.Message)
+		return 1, err
+	}
+	l, err := intake.Listen(os.Args[1], nil, nil)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	s := intake.New(intake.Config{Rate: intake.Rate{Per: 1000, Burst: 1000}, Record: record, Emit: func(string, ...slog.Attr) {}})
+	if err := s.Serve(ctx, l); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
