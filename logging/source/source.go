@@ -91,7 +91,7 @@ type Rate struct {
 
 // Kinds lists every source, in the order of the inventory.
 func Kinds() []Kind {
-	return []Kind{listenerKind()}
+	return []Kind{routeKind(), listenerKind()}
 }
 
 // Sink takes what one source sees. Its methods may be called from one goroutine.
