@@ -63,7 +63,9 @@ func BenchmarkAppend(b *testing.B) {
 
 // TestBytesWrittenPerEvent holds the promise of at most 1.5 KB of flash writes per ordinary event (an OCSF record is about 700
 // bytes of it), and about 20 KB for one that is committed alone.
-func TestBytesWrittenPerEvent(t *testing.T) {
+func TestBytesWrittenPerEvent(t *testing.T) { eachStore(t, testBytesWrittenPerEvent) }
+
+func testBytesWrittenPerEvent(t *testing.T) {
 	b := newBench(t)
 	l := b.open()
 	fillLog(t, l, 640)

@@ -38,7 +38,9 @@ func decode(t testing.TB, l *spool.Log, index uint64) logging.Record {
 	return logging.Record{}
 }
 
-func TestFirstRecordOpensTheEpoch(t *testing.T) {
+func TestFirstRecordOpensTheEpoch(t *testing.T) { eachStore(t, testFirstRecordOpensTheEpoch) }
+
+func testFirstRecordOpensTheEpoch(t *testing.T) {
 	l := newBench(t).open()
 	r := decode(t, l, 0)
 	if reason, _ := r.Attr("reason"); r.Code != "log.start" || reason != "first-start" {
@@ -50,6 +52,10 @@ func TestFirstRecordOpensTheEpoch(t *testing.T) {
 }
 
 func TestCriticalEventsAreDurableAtOnce(t *testing.T) {
+	eachStore(t, testCriticalEventsAreDurableAtOnce)
+}
+
+func testCriticalEventsAreDurableAtOnce(t *testing.T) {
 	b := newBench(t)
 	l := b.open()
 	for i := range 5 {
@@ -80,7 +86,9 @@ func TestCriticalEventsAreDurableAtOnce(t *testing.T) {
 	}
 }
 
-func TestRunWritesAfterFiveSeconds(t *testing.T) {
+func TestRunWritesAfterFiveSeconds(t *testing.T) { eachStore(t, testRunWritesAfterFiveSeconds) }
+
+func testRunWritesAfterFiveSeconds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)
 		l, err := spool.Open(b.cfg)
@@ -127,7 +135,9 @@ func TestRunWritesAfterFiveSeconds(t *testing.T) {
 }
 
 // Without Run, the first Append after five seconds writes.
-func TestAppendWritesWhatIsDue(t *testing.T) {
+func TestAppendWritesWhatIsDue(t *testing.T) { eachStore(t, testAppendWritesWhatIsDue) }
+
+func testAppendWritesWhatIsDue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, err := spool.Open(newBench(t).cfg)
 		if err != nil {
@@ -146,7 +156,9 @@ func TestAppendWritesWhatIsDue(t *testing.T) {
 	})
 }
 
-func TestStampFillsEveryRecord(t *testing.T) {
+func TestStampFillsEveryRecord(t *testing.T) { eachStore(t, testStampFillsEveryRecord) }
+
+func testStampFillsEveryRecord(t *testing.T) {
 	b := newBench(t)
 	b.cfg.Stamp = func(e logging.Event) logging.Event {
 		e.Firmware, e.BootID, e.Quality = "1.0.0", "boot-1", logging.QualityNTP
@@ -176,7 +188,9 @@ func (k *flakyKey) Sign(r io.Reader, d []byte, o crypto.SignerOpts) ([]byte, err
 
 // A key that does not answer delays the signature, not the record; afterwards every record is covered, in pieces that fit
 // a batch.
-func TestKeyThatDoesNotAnswer(t *testing.T) {
+func TestKeyThatDoesNotAnswer(t *testing.T) { eachStore(t, testKeyThatDoesNotAnswer) }
+
+func testKeyThatDoesNotAnswer(t *testing.T) {
 	b := newBench(t)
 	key := &flakyKey{Signer: b.cfg.Key}
 	b.cfg.Key = key
@@ -234,7 +248,9 @@ func TestOpenErrors(t *testing.T) {
 	}
 }
 
-func TestClosed(t *testing.T) {
+func TestClosed(t *testing.T) { eachStore(t, testClosed) }
+
+func testClosed(t *testing.T) {
 	b := newBench(t)
 	l := b.open()
 	if err := l.Append(t.Context(), ordinary(1)); err != nil {
@@ -256,7 +272,9 @@ func TestClosed(t *testing.T) {
 	}
 }
 
-func TestCancelledContext(t *testing.T) {
+func TestCancelledContext(t *testing.T) { eachStore(t, testCancelledContext) }
+
+func testCancelledContext(t *testing.T) {
 	l := newBench(t).open()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -270,7 +288,9 @@ func TestCancelledContext(t *testing.T) {
 }
 
 // An error of a commit may mean that it happened. Either way each event is in the log once, in order.
-func TestFailedCommits(t *testing.T) {
+func TestFailedCommits(t *testing.T) { eachStore(t, testFailedCommits) }
+
+func testFailedCommits(t *testing.T) {
 	for _, applied := range []bool{false, true} {
 		t.Run(fmt.Sprintf("applied %v", applied), func(t *testing.T) {
 			b := newBench(t)
@@ -313,7 +333,9 @@ func TestFailedCommits(t *testing.T) {
 }
 
 // A store that cannot be written loses events only beyond a bound, counts them, and says so in the log afterwards.
-func TestEventsLostWhileWritingFails(t *testing.T) {
+func TestEventsLostWhileWritingFails(t *testing.T) { eachStore(t, testEventsLostWhileWritingFails) }
+
+func testEventsLostWhileWritingFails(t *testing.T) {
 	b := newBench(t)
 	fail := false
 	l, err := spool.OpenWithFuse(b.cfg, func(e spool.Effect) (bool, error) {
@@ -351,6 +373,10 @@ func TestEventsLostWhileWritingFails(t *testing.T) {
 }
 
 func TestExportOfALiveLogVerifiesOffline(t *testing.T) {
+	eachStore(t, testExportOfALiveLogVerifiesOffline)
+}
+
+func testExportOfALiveLogVerifiesOffline(t *testing.T) {
 	b := newBench(t)
 	l := b.open()
 	fillLog(t, l, 300)
@@ -374,7 +400,9 @@ func TestExportOfALiveLogVerifiesOffline(t *testing.T) {
 }
 
 // Appending, reading, shipping and verifying at the same time; run with -race.
-func TestConcurrentUse(t *testing.T) {
+func TestConcurrentUse(t *testing.T) { eachStore(t, testConcurrentUse) }
+
+func testConcurrentUse(t *testing.T) {
 	b := newBench(t)
 	b.cfg.Keep = 1
 	l := b.open()

@@ -28,6 +28,7 @@ const (
 	reasonDamaged    = "store-damaged"
 	reasonRolledBack = "rolled-back"
 	reasonKey        = "key-changed"
+	reasonMoved      = "file-system-changed" // the store cannot work where it is now
 )
 
 // start opens what is there or begins the next epoch.
@@ -52,8 +53,12 @@ func (l *Log) start() error {
 		return l.begin(last + 1)
 	}
 	l.layout = found
-	if err = l.load(); isDamage(err) {
+	err = l.load()
+	if isDamage(err) {
 		return l.newEpoch(reasonDamaged, err)
+	}
+	if errors.Is(err, errNoMapping) && l.cfg.Store != StoreBolt {
+		return l.newEpoch(reasonMoved, err)
 	}
 	if err != nil {
 		l.release(nil)

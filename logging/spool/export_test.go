@@ -2,6 +2,13 @@
 
 package spool
 
+import (
+	"bytes"
+	"io"
+	"maps"
+	"slices"
+)
+
 // Effect is one step towards durable data.
 type Effect = effect
 
@@ -15,3 +22,48 @@ var CheckPages = checkPages
 
 // OpenError turns an error of bbolt.Open into the error of Open.
 var OpenError = openError
+
+// SegmentKeys reads a segment into the keys bbolt would keep.
+func SegmentKeys(data []byte, m map[string][]byte) error {
+	g, err := parseHeader(data)
+	if err != nil {
+		return err
+	}
+	frames := newFrameScanner(bytes.NewReader(data), g.size, int64(len(data)))
+	for {
+		f, err := frames.next()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		switch f.kind {
+		case frameRecord:
+			m[string(leafKey(f.entry().at))] = slices.Clone(f.entry().value)
+		case frameHead:
+			m[string(headKey(f.entry().at))] = slices.Clone(f.entry().value)
+		case frameReceipt:
+			m["s"+f.receipt().key] = f.receipt().note
+		case frameState:
+			m["t"] = slices.Clone(f.payload)
+		}
+	}
+}
+
+// KeysSegment writes such keys as the first segment of epoch 1.
+func KeysSegment(m map[string][]byte) []byte {
+	g := &segment{epoch: 1, seq: 1}
+	b := g.header()
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		if index, kind, ok := parseRecordKey([]byte(k)); ok {
+			b = g.appendEntry(b, 1, entry{kind: kind, at: index + uint64(kind), value: m[k]})
+		} else if k[0] == 's' {
+			b = g.appendReceipt(b, 1, receiptNote{key: k[1:], note: m[k]})
+		}
+	}
+	if v, ok := m["t"]; ok {
+		return g.appendFrame(b, frameState, 1, v, nil)
+	}
+	return g.appendFrame(b, frameEnd, 1, nil, nil)
+}

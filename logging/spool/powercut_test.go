@@ -204,7 +204,9 @@ func tryCut(t *testing.T, b *bench, files map[string][]byte, promised image, see
 
 // TestEveryEffectFails lets each durable effect fail in turn, with and without having happened, while the process lives on.
 // Nothing is lost and nothing is there twice.
-func TestEveryEffectFails(t *testing.T) {
+func TestEveryEffectFails(t *testing.T) { eachStore(t, testEveryEffectFails) }
+
+func testEveryEffectFails(t *testing.T) {
 	broken := errors.New("input/output error")
 	for n := 0; ; n++ {
 		hit := false

@@ -9,7 +9,6 @@ import (
 	"math"
 	mrand "math/rand/v2"
 	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -19,24 +18,16 @@ import (
 
 func copyDir(t testing.TB, from, to string) {
 	t.Helper()
-	entries, err := os.ReadDir(from)
-	if err != nil {
+	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
 		t.Fatal(err)
-	}
-	for _, e := range entries {
-		data, err := os.ReadFile(filepath.Join(from, e.Name()))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(to, e.Name()), data, 0o600); err != nil {
-			t.Fatal(err)
-		}
 	}
 }
 
 // TestRolledBackStore: the flash is put back to an older state. The device does not know, until a receipt reaches it that
 // covers more than it has; then it begins a new epoch that says so, and does not append to a history others know longer.
-func TestRolledBackStore(t *testing.T) {
+func TestRolledBackStore(t *testing.T) { eachStore(t, testRolledBackStore) }
+
+func testRolledBackStore(t *testing.T) {
 	b := newBench(t)
 	l := b.open()
 	fillLog(t, l, 100)
@@ -63,7 +54,9 @@ func TestRolledBackStore(t *testing.T) {
 }
 
 // A receipt of a later epoch: the whole directory was put back or removed.
-func TestRolledBackEpoch(t *testing.T) {
+func TestRolledBackEpoch(t *testing.T) { eachStore(t, testRolledBackEpoch) }
+
+func testRolledBackEpoch(t *testing.T) {
 	b := newBench(t)
 	l := b.open()
 	receipt, err := b.signer.Sign(logging.Checkpoint{Origin: logging.Origin{Device: l.State().Origin.Device, Epoch: 7}, Size: 3}, time.Now())
@@ -87,7 +80,9 @@ func TestRolledBackEpoch(t *testing.T) {
 }
 
 // TestReceiptsThatMoveNothing: forged, foreign, replayed, smaller, or for a root that is not ours.
-func TestReceiptsThatMoveNothing(t *testing.T) {
+func TestReceiptsThatMoveNothing(t *testing.T) { eachStore(t, testReceiptsThatMoveNothing) }
+
+func testReceiptsThatMoveNothing(t *testing.T) {
 	b := newBench(t)
 	l := b.open()
 	fillLog(t, l, 100)
@@ -137,7 +132,9 @@ func TestReceiptsThatMoveNothing(t *testing.T) {
 	}
 }
 
-func TestPruneNeedsTheQuorum(t *testing.T) {
+func TestPruneNeedsTheQuorum(t *testing.T) { eachStore(t, testPruneNeedsTheQuorum) }
+
+func testPruneNeedsTheQuorum(t *testing.T) {
 	b := newBench(t)
 	_, priv, _ := ed25519.GenerateKey(rand.Reader)
 	agency, err := logging.NewReceiptSigner("agency.example", priv)
@@ -184,7 +181,9 @@ func TestPruneNeedsTheQuorum(t *testing.T) {
 	wantCode(t, l.Receipt(t.Context(), second), logging.CodeBadReceipt)
 }
 
-func TestBatchBounds(t *testing.T) {
+func TestBatchBounds(t *testing.T) { eachStore(t, testBatchBounds) }
+
+func testBatchBounds(t *testing.T) {
 	b := newBench(t)
 	b.cfg.Keep = 1
 	l := b.open()
@@ -223,7 +222,9 @@ func TestBatchBounds(t *testing.T) {
 
 // TestPositionsKeepTheirOrder does random things and looks at pruned <= acked <= size after each; positions never go back
 // within an epoch.
-func TestPositionsKeepTheirOrder(t *testing.T) {
+func TestPositionsKeepTheirOrder(t *testing.T) { eachStore(t, testPositionsKeepTheirOrder) }
+
+func testPositionsKeepTheirOrder(t *testing.T) {
 	b := newBench(t)
 	b.cfg.Keep = 5
 	l := b.open()

@@ -5,7 +5,6 @@ package spool_test
 import (
 	"errors"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -15,11 +14,15 @@ import (
 
 func fileSize(t testing.TB, b *bench) int64 {
 	t.Helper()
-	info, err := os.Stat(filepath.Join(b.cfg.Dir, "audit.db"))
-	if err != nil {
-		t.Fatal(err)
+	var sum int64
+	for _, path := range b.files() {
+		info, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum += info.Size()
 	}
-	return info.Size()
+	return sum
 }
 
 // codes counts the records of the log by code; shed ones count as "shed".
@@ -45,7 +48,9 @@ func codes(t testing.TB, l *spool.Log) map[string]int {
 
 // TestFullFlash: nobody acknowledges anything for a long time. The file stays within its capacity, every critical event is
 // kept with its body, ordinary ones lose theirs but not their place, and everything that happened is in the log.
-func TestFullFlash(t *testing.T) {
+func TestFullFlash(t *testing.T) { eachStore(t, testFullFlash) }
+
+func testFullFlash(t *testing.T) {
 	b := newBench(t)
 	const capacity = 2 << 20
 	b.cfg.Capacity = capacity
@@ -112,7 +117,9 @@ func TestFullFlash(t *testing.T) {
 
 // TestFullOfCriticalEvents: when even the reserve is full, Append says so, the loss is counted, and the log tells it as soon
 // as there is room.
-func TestFullOfCriticalEvents(t *testing.T) {
+func TestFullOfCriticalEvents(t *testing.T) { eachStore(t, testFullOfCriticalEvents) }
+
+func testFullOfCriticalEvents(t *testing.T) {
 	b := newBench(t)
 	b.cfg.Capacity = spool.MinCapacity
 	l := b.open()
@@ -157,7 +164,9 @@ func TestFullOfCriticalEvents(t *testing.T) {
 }
 
 // The file does not grow while records come and go.
-func TestPruningKeepsTheFileSmall(t *testing.T) {
+func TestPruningKeepsTheFileSmall(t *testing.T) { eachStore(t, testPruningKeepsTheFileSmall) }
+
+func testPruningKeepsTheFileSmall(t *testing.T) {
 	b := newBench(t)
 	b.cfg.Keep = 64
 	l := b.open()

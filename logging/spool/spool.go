@@ -61,6 +61,7 @@ type Config struct {
 	Policy   logging.Policy // whose receipts allow deletion; the zero Policy never deletes
 	Capacity int64          // bytes; 0 means DefaultCapacity
 	Keep     uint64         // acknowledged records kept for reading; 0 means DefaultKeep
+	Store    string         // StoreAuto, StoreBolt or StoreSegments for a new log; empty means StoreAuto
 	Now      func() time.Time
 
 	// Stamp adds what the composition knows (device, firmware, boot id, monotonic clock, quality of the time) to every
@@ -75,6 +76,7 @@ type Log struct {
 	signer *logging.CheckpointSigner
 
 	mu      sync.Mutex
+	lock    *os.File
 	layout  *layout
 	store   store // nil while it could not be opened again
 	closed  bool
@@ -121,6 +123,7 @@ type loss struct {
 // State is a snapshot of the positions and the health of a log. Always Pruned <= Acked <= Size.
 type State struct {
 	Origin  logging.Origin
+	Store   string // kind of store in use: StoreBolt or StoreSegments
 	Pruned  uint64 // records before this index are no longer here
 	Acked   uint64 // records before this index are acknowledged by a quorum
 	Size    uint64 // records durable here
@@ -152,6 +155,12 @@ func open(cfg Config, fuse fuse) (*Log, error) {
 	if cfg.Capacity < MinCapacity || cfg.Capacity > MaxCapacity {
 		return nil, fmt.Errorf("open audit log: capacity %d is not between %d and %d: %w", cfg.Capacity, MinCapacity, MaxCapacity, logging.ErrSetup)
 	}
+	if cfg.Store == "" {
+		cfg.Store = StoreAuto
+	}
+	if err := checkStoreName(cfg.Store); err != nil {
+		return nil, fmt.Errorf("open audit log: %w", err)
+	}
 	if cfg.Keep == 0 {
 		cfg.Keep = DefaultKeep
 	}
@@ -164,8 +173,12 @@ func open(cfg Config, fuse fuse) (*Log, error) {
 	l := &Log{cfg: cfg, signer: signer, changed: make(chan struct{}), kick: make(chan struct{}, 1), fuse: fuse}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.lock, err = lockDir(cfg.Dir); err != nil {
+		return nil, fmt.Errorf("open audit log: %w", err)
+	}
 	if err := l.start(); err != nil {
 		l.release(err)
+		_ = l.lock.Close() // the error of start counts
 		return nil, fmt.Errorf("open audit log: %w", err)
 	}
 	return l, nil
@@ -185,7 +198,7 @@ func (l *Log) Close() error {
 		err = errors.Join(err, l.store.close())
 		l.store = nil
 	}
-	if err != nil {
+	if err = errors.Join(err, l.lock.Close()); err != nil {
 		return fmt.Errorf("close audit log: %w", err)
 	}
 	return nil
@@ -198,6 +211,9 @@ func (l *Log) State() State {
 	s := State{
 		Origin: l.origin(), Pruned: l.marks.pruned, Acked: l.marks.acked, Size: l.marks.size, Signed: l.headAt,
 		Pending: len(l.pending), Lost: l.lost.events, Fill: l.full.percent(), Checkpoint: l.head,
+	}
+	if l.layout != nil {
+		s.Store = l.layout.name
 	}
 	if len(l.pending) > 0 {
 		s.OldestTime = l.since

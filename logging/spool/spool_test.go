@@ -9,12 +9,22 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/backstay/backstay/logging"
 	"github.com/backstay/backstay/logging/spool"
 )
+
+// eachStore runs a test once for every kind of store.
+func eachStore(t *testing.T, fn func(*testing.T)) {
+	for _, name := range []string{spool.StoreBolt, spool.StoreSegments} {
+		t.Run(name, fn)
+	}
+}
 
 // bench is one device with a collector key.
 type bench struct {
@@ -41,7 +51,37 @@ func newBench(t testing.TB) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &bench{t: t, signer: rs, cfg: spool.Config{Dir: t.TempDir(), Key: key, Policy: policy}}
+	store := spool.StoreBolt
+	if strings.Contains(t.Name()+"/", "/"+spool.StoreSegments+"/") {
+		store = spool.StoreSegments
+	}
+	return &bench{t: t, signer: rs, cfg: spool.Config{Dir: t.TempDir(), Key: key, Policy: policy, Store: store}}
+}
+
+// file is the name of the store in its directory.
+func (b *bench) file() string {
+	if b.cfg.Store == spool.StoreSegments {
+		return "audit.log"
+	}
+	return "audit.db"
+}
+
+// files are the paths of the files the store consists of.
+func (b *bench) files() []string {
+	b.t.Helper()
+	path := filepath.Join(b.cfg.Dir, b.file())
+	if b.cfg.Store == spool.StoreBolt {
+		return []string{path}
+	}
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	var out []string
+	for _, e := range entries {
+		out = append(out, filepath.Join(path, e.Name()))
+	}
+	return out
 }
 
 func (b *bench) open() *spool.Log {
@@ -143,7 +183,9 @@ func wantCode(t testing.TB, err error, code string) {
 	}
 }
 
-func TestAppendShipReceiptPrune(t *testing.T) {
+func TestAppendShipReceiptPrune(t *testing.T) { eachStore(t, testAppendShipReceiptPrune) }
+
+func testAppendShipReceiptPrune(t *testing.T) {
 	b := newBench(t)
 	b.cfg.Keep = 10
 	l := b.open()

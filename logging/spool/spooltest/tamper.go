@@ -13,25 +13,47 @@ import (
 )
 
 // Tamper edits one record on disk the way somebody with root would: it changes the name of the event in the record with
-// that index, in place, past the agent, whether or not the agent is running. path is audit.db or the directory it is in.
+// that index, in place, past the agent, whether or not the agent is running. path is audit.db, a segment, or the directory
+// of the log with either kind of store in it.
 //
 // It finds the record by its text, not through bbolt, whose lock the agent holds. It is an error when the record is not
 // there: shed, pruned or never written.
 func Tamper(path string, index uint64) error {
+	files := []string{path}
 	if info, err := os.Stat(path); err == nil && info.IsDir() {
-		path = filepath.Join(path, "audit.db")
+		segments, err := filepath.Glob(filepath.Join(path, "audit.log", "*.seg"))
+		if err != nil {
+			return fmt.Errorf("tamper with record %d: %w", index, err)
+		}
+		if files = segments; len(files) == 0 {
+			files = []string{filepath.Join(path, "audit.db")}
+		}
 	}
+	found := false
+	for _, file := range files {
+		ok, err := tamperFile(file, index)
+		if err != nil {
+			return fmt.Errorf("tamper with record %d: %w", index, err)
+		}
+		found = found || ok
+	}
+	if !found {
+		return fmt.Errorf("tamper with record %d: %w", index, fs.ErrNotExist)
+	}
+	return nil
+}
+
+func tamperFile(path string, index uint64) (found bool, err error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return fmt.Errorf("tamper with record %d: %w", index, err)
+		return false, err
 	}
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {
-		return fmt.Errorf("tamper with record %d: %w", index, err)
+		return false, err
 	}
 	mark := fmt.Appendf(nil, `"sequence":%d,`, index)
 	name := []byte(`"event_code":"`)
-	found := false
 	// Every copy is changed: bbolt leaves old versions of a page in the file.
 	for at := 0; ; {
 		i := bytes.Index(data[at:], mark)
@@ -45,15 +67,9 @@ func Tamper(path string, index uint64) error {
 		}
 		pos := at + j + len(name)
 		if _, err := f.WriteAt([]byte{data[pos] ^ 0x01}, int64(pos)); err != nil {
-			return errors.Join(fmt.Errorf("tamper with record %d: %w", index, err), f.Close())
+			return false, errors.Join(err, f.Close())
 		}
 		found = true
 	}
-	if err := f.Close(); err != nil {
-		return fmt.Errorf("tamper with record %d: %w", index, err)
-	}
-	if !found {
-		return fmt.Errorf("tamper with record %d: %w", index, fs.ErrNotExist)
-	}
-	return nil
+	return found, f.Close()
 }
