@@ -173,18 +173,18 @@ type hangup struct {
 	err error
 }
 
-func (h hangup) Connect(context.Context) (<-chan struct{}, error) { return nil, h.err }
+func (h hangup) Connect(context.Context, ship.Message) (<-chan struct{}, error) { return nil, h.err }
 
 func TestTheBrokersAnswerIsNoted(t *testing.T) {
 	var told []error
 	refused := errors.New("remote error: tls: bad certificate")
 	for _, err := range []error{refused, nil} {
 		n := noted{hangup{err: err}, func(err error) { told = append(told, err) }}
-		n.Connect(t.Context()) //nolint:errcheck // what is told counts
+		n.Connect(t.Context(), ship.Message{}) //nolint:errcheck // what is told counts
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	noted{hangup{err: context.Canceled}, func(err error) { told = append(told, err) }}.Connect(ctx) //nolint:errcheck // as above
+	noted{hangup{err: context.Canceled}, func(err error) { told = append(told, err) }}.Connect(ctx, ship.Message{}) //nolint:errcheck // as above
 	if len(told) != 2 || told[0] != refused || told[1] != nil {
 		t.Errorf("told %v", told)
 	}

@@ -146,26 +146,34 @@ func (a *agent) openLog() error {
 }
 
 func (a *agent) openShipper() {
-	if a.cfg.Audit.Broker == "" {
+	if len(a.cfg.Audit.Brokers) == 0 {
 		return
 	}
-	device := a.identity.ID()
-	transport, err := ship.NewMQTT(ship.MQTTConfig{
-		Broker: a.cfg.Audit.Broker, ClientID: device, TLS: a.identity.TLS(), Filters: ship.Filters(device),
-	})
-	if err == nil {
-		a.shipper, err = ship.New(ship.Config{
-			Log: ship.Spool(a.log), Transport: noted{transport, a.connectedWith}, Device: device, Emit: a.recorder.emit, Logger: a.logger,
-			Doorbell: func() {
-				if a.updater != nil {
-					a.updater.ring()
-				}
-			},
-		})
-	}
-	if err != nil {
+	if err := a.tryOpenShipper(); err != nil {
 		a.part("audit shipping", err)
 	}
+}
+
+func (a *agent) tryOpenShipper() error {
+	device, audit := a.identity.ID(), a.cfg.Audit
+	c := ship.Config{
+		Log: ship.Spool(a.log), Device: device, Emit: a.recorder.emit, Logger: a.logger, MaxRate: audit.MaxRate, Rejoin: audit.Rejoin.Std(),
+		Doorbell: func() {
+			if a.updater != nil {
+				a.updater.ring()
+			}
+		},
+	}
+	for _, b := range audit.Brokers {
+		m, err := ship.NewMQTT(ship.MQTTConfig{Broker: b, Proxy: audit.Proxy, ClientID: device, TLS: a.identity.TLS(), Filters: ship.Filters(device)})
+		if err != nil {
+			return err
+		}
+		c.Transports = append(c.Transports, noted{m, a.connectedWith})
+	}
+	var err error
+	a.shipper, err = ship.New(c)
+	return err
 }
 
 // noted tells how each connection to the broker went.
@@ -174,8 +182,8 @@ type noted struct {
 	tell func(error)
 }
 
-func (n noted) Connect(ctx context.Context) (<-chan struct{}, error) {
-	lost, err := n.Transport.Connect(ctx)
+func (n noted) Connect(ctx context.Context, will ship.Message) (<-chan struct{}, error) {
+	lost, err := n.Transport.Connect(ctx, will)
 	if ctx.Err() == nil {
 		n.tell(err)
 	}

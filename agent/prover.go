@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/backstay/backstay/agent/config"
+	"github.com/backstay/backstay/logging/ship"
 )
 
 // prover proves that this device can still be managed, after a repair that could have cut it off: by a new connection, with a
@@ -33,6 +34,7 @@ type endpoint struct {
 	addr string // host:port
 	host string // the name in its certificate
 	tls  func() *tls.Config
+	via  string // proxy, see ship.NewDialer; empty: direct
 }
 
 const (
@@ -43,9 +45,12 @@ const (
 // newProver returns nil when the configuration names no server: nothing could be proved then.
 func newProver(cfg *config.Config, conf func() *tls.Config) *prover {
 	p := &prover{window: cfg.Baseline.Confirm.Std(), dial: handshake}
-	for _, s := range []struct{ name, url, port string }{
-		{"update server", cfg.Update.MetadataURL, "443"}, {"audit broker", cfg.Audit.Broker, "8883"},
-	} {
+	type server struct{ name, url, port, via string }
+	servers := []server{{"update server", cfg.Update.MetadataURL, "443", ""}}
+	for _, b := range cfg.Audit.Brokers {
+		servers = append(servers, server{"audit broker", b, "8883", cfg.Audit.Proxy})
+	}
+	for _, s := range servers {
 		u, err := url.Parse(s.url)
 		if s.url == "" || err != nil || u.Hostname() == "" {
 			continue
@@ -54,7 +59,7 @@ func newProver(cfg *config.Config, conf func() *tls.Config) *prover {
 		if port == "" {
 			port = s.port
 		}
-		p.endpoints = append(p.endpoints, endpoint{s.name, net.JoinHostPort(u.Hostname(), port), u.Hostname(), conf})
+		p.endpoints = append(p.endpoints, endpoint{s.name, net.JoinHostPort(u.Hostname(), port), u.Hostname(), conf, s.via})
 	}
 	if len(p.endpoints) == 0 {
 		return nil
@@ -69,11 +74,15 @@ func handshake(ctx context.Context, e endpoint) error {
 	conf := e.tls().Clone()
 	conf.ServerName = e.host
 	conf.ClientSessionCache = nil // a resumed session does not show the certificates again
-	conn, err := (&tls.Dialer{Config: conf}).DialContext(ctx, "tcp", e.addr)
+	dialer, err := ship.NewDialer(e.via, 0)
 	if err != nil {
 		return err
 	}
-	return conn.Close()
+	conn, err := dialer.DialContext(ctx, "tcp", e.addr)
+	if err != nil {
+		return err
+	}
+	return errors.Join(tls.Client(conn, conf).HandshakeContext(ctx), conn.Close())
 }
 
 // managed remembers which servers answer now; those have to answer after the trial. It implements configs.Engine.Managed.

@@ -20,7 +20,10 @@ import (
 func proverFor(t *testing.T, metadata, broker string, conf *tls.Config) *prover {
 	t.Helper()
 	cfg := &config.Config{}
-	cfg.Update.MetadataURL, cfg.Audit.Broker = metadata, broker
+	cfg.Update.MetadataURL = metadata
+	if broker != "" {
+		cfg.Audit.Brokers = []string{broker}
+	}
 	cfg.Baseline.Confirm = config.Duration(time.Second)
 	return newProver(cfg, func() *tls.Config { return conf })
 }

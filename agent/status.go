@@ -130,13 +130,16 @@ func (a *agent) auditStatus() control.Audit {
 	s := a.log.State()
 	out := control.Audit{
 		Origin: s.Origin.String(), Size: s.Size, Sent: s.Acked, Acked: s.Acked, Pruned: s.Pruned,
-		Broker: a.cfg.Audit.Broker, Problem: s.SignError, Sources: a.sourceStatus(),
-		Intake: a.intake.status(),
+		Problem: s.SignError, Sources: a.sourceStatus(), Intake: a.intake.status(),
+	}
+	if len(a.cfg.Audit.Brokers) > 0 {
+		out.Broker = a.cfg.Audit.Brokers[0]
 	}
 	if a.shipper == nil {
 		return out
 	}
 	sh := a.shipper.Status()
+	out.Broker = a.cfg.Audit.Brokers[sh.Broker]
 	out.Sent, out.Connected, out.ReceiptAt = max(sh.Sent, s.Acked), sh.Connected, sh.LastAck
 	if out.Problem == "" {
 		out.Problem = sh.LastError

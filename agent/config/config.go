@@ -130,7 +130,10 @@ type Baseline struct {
 
 // Audit says how much of the audit log is kept and where it goes.
 type Audit struct {
-	Broker      string   `json:"broker" doc:"MQTT broker, tls://host:port; empty: records stay on the device"`
+	Brokers     []string `json:"brokers" doc:"MQTT brokers, tls://host:port each, the wanted one first and at most 8; the next is used when one does not answer or nobody behind it signs for records, and the first is tried again after half an hour; empty: records stay on the device"`
+	Proxy       string   `json:"proxy" doc:"proxy through which brokers are reached, http://host:port (CONNECT) or socks5://host:port, without a password; empty: directly. Variables of the environment are never looked at"`
+	MaxRate     int      `json:"max_rate" default:"0" min:"0" doc:"most bytes per second that are published in the long run, at least 256; 0: no limit"`
+	Rejoin      Duration `json:"rejoin" default:"30s" min:"1s" max:"1h" doc:"time over which a fleet spreads its return to a broker that went away: each device waits for a random part of it; 30s mean 333 connections a second for 10000 devices"`
 	CapacityMiB int      `json:"capacity_mib" default:"8" min:"1" max:"512" doc:"most space the log may take, in MiB; when it is full, bodies of unsent records are dropped and their hashes kept"`
 	ReceiptKeys []string `json:"receipt_keys" doc:"public keys of the collectors whose receipts count, as signed-note verifier keys: name+hash+key"`
 	Quorum      int      `json:"quorum" default:"1" min:"1" max:"16" doc:"how many different collectors must have signed for a record before the device may drop it"`

@@ -245,7 +245,7 @@ func (v *validator) reboot(r Reboot) {
 func (v *validator) servers(c *Config) {
 	v.url("identity.est_url", c.Identity.ESTURL, "https")
 	for _, s := range []struct{ key, value string }{
-		{"update.metadata_url", c.Update.MetadataURL}, {"identity.est_url", c.Identity.ESTURL}, {"audit.broker", c.Audit.Broker},
+		{"update.metadata_url", c.Update.MetadataURL}, {"identity.est_url", c.Identity.ESTURL}, {"audit.brokers", strings.Join(c.Audit.Brokers, " ")},
 	} {
 		if s.value != "" {
 			v.need("server.ca_file", c.Server.CAFile, s.key+" is reached over TLS and the system's roots are not used")
@@ -255,14 +255,16 @@ func (v *validator) servers(c *Config) {
 }
 
 func (v *validator) audit(a Audit) {
-	v.url("audit.broker", a.Broker, "tls")
-	if a.Broker != "" {
-		if u, err := url.Parse(a.Broker); err == nil && (u.Port() == "" || strings.Trim(u.Path, "/") != "") {
-			v.fail("audit.broker", "%q must be tls://host:port", a.Broker)
-		}
-		if len(a.ReceiptKeys) < a.Quorum {
-			v.fail("audit.receipt_keys", "there are %d and audit.quorum is %d: no record could ever be dropped", len(a.ReceiptKeys), a.Quorum)
-		}
+	v.brokers(a.Brokers)
+	if len(a.Brokers) > 0 && len(a.ReceiptKeys) < a.Quorum {
+		v.fail("audit.receipt_keys", "there are %d and audit.quorum is %d: no record could ever be dropped", len(a.ReceiptKeys), a.Quorum)
+	}
+	if u, err := url.Parse(a.Proxy); a.Proxy != "" && (err != nil || u.Scheme != "http" && u.Scheme != "socks5" || u.Hostname() == "" || u.Port() == "" ||
+		u.User != nil || strings.Trim(u.Path, "/") != "") {
+		v.fail("audit.proxy", "%q must be http://host:port or socks5://host:port", a.Proxy)
+	}
+	if a.MaxRate > 0 && a.MaxRate < minRate {
+		v.fail("audit.max_rate", "%d is below the minimum %d; 0 means no limit", a.MaxRate, minRate)
 	}
 	names := map[string]bool{}
 	for i, k := range a.ReceiptKeys {
@@ -276,6 +278,38 @@ func (v *validator) audit(a Audit) {
 			v.fail(key, "given twice; a quorum counts different collectors")
 		}
 		names[parts[0]+"+"+parts[1]] = true
+	}
+}
+
+// Limits of audit.brokers and audit.max_rate. Slower than that, a device with a heartbeat every quarter of an hour would fall
+// behind for ever.
+const (
+	maxBrokers = 8
+	minRate    = 256
+)
+
+// brokers checks that each is an address and none is there twice.
+func (v *validator) brokers(all []string) {
+	if len(all) > maxBrokers {
+		v.fail("audit.brokers", "%d of them; at most %d", len(all), maxBrokers)
+	}
+	seen := map[string]bool{}
+	for i, b := range all {
+		key := "audit.brokers[" + strconv.Itoa(i) + "]"
+		u, err := url.Parse(b)
+		switch {
+		case err != nil || u.Hostname() == "":
+			v.fail(key, "%q must be tls://host:port", b)
+		case u.Scheme != "tls":
+			v.fail(key, "%q must begin with tls://", b)
+		case u.Port() == "" || strings.Trim(u.Path, "/") != "" || u.User != nil:
+			v.fail(key, "%q must be tls://host:port", b)
+		case seen[u.Host]:
+			v.fail(key, "%q is given twice", b)
+		}
+		if err == nil {
+			seen[u.Host] = true
+		}
 	}
 }
 

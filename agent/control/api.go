@@ -172,7 +172,7 @@ type Audit struct {
 	Shed      uint64    `json:"shed"`   // bodies dropped before a receipt, hashes kept
 	HeadAt    time.Time `json:"head_at,omitzero"`
 	ReceiptAt time.Time `json:"receipt_at,omitzero"`
-	Broker    string    `json:"broker"` // "" when records stay on the device
+	Broker    string    `json:"broker"` // in use, or to be tried next; "" when records stay on the device
 	Connected bool      `json:"connected"`
 	Problem   string    `json:"problem"`
 	Sources   []Source  `json:"sources"` // what is watched for the log

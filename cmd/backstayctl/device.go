@@ -6,6 +6,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/backstay/backstay/cmd/internal/cli"
@@ -30,6 +31,7 @@ func deviceListCommand() *cli.Command {
 	var e evidence
 	return &cli.Command{
 		Name: "list", Short: "show every device that ever sent something",
+		Long:  "STATUS is what the device, or the broker in its name, said last: online, offline, or - when nothing was heard since the\nserver started. It is not signed and proves nothing; records and receipts do.",
 		Flags: storeFlag(&e),
 		Run: func(ctx context.Context, env *cli.Env, _ []string) error {
 			s, err := e.open(ctx)
@@ -44,9 +46,9 @@ func deviceListCommand() *cli.Command {
 			if env.JSON {
 				return env.PrintJSON("backstayctl.device.list/1", all)
 			}
-			t := env.Table("DEVICE", "RECORDS", "LOGS", "LAST RECEIVED", "ALARMS")
+			t := env.Table("DEVICE", "STATUS", "RECORDS", "LOGS", "LAST RECEIVED", "ALARMS")
 			for _, d := range all {
-				t.Row(d.ID, d.Size, len(d.Logs), ago(d.Seen), d.Open)
+				t.Row(d.ID, or(d.Presence.State, "-"), d.Size, len(d.Logs), ago(d.Seen), d.Open)
 			}
 			return t.Flush()
 		},
@@ -139,6 +141,9 @@ func printDevice(env *cli.Env, d shown) error {
 	t := env.Table()
 	t.Row("device", d.ID)
 	t.Row("last received", ago(d.Seen))
+	if p := d.Presence; !p.Heard.IsZero() {
+		t.Row("says it is", or(strings.TrimSuffix(p.State+", "+p.Reason, ", "), "unknown"), "heard "+ago(p.Heard), fmt.Sprintf("%d records, %d with receipts", p.Size, p.Acked))
+	}
 	for _, l := range d.Logs {
 		t.Row("log", fmt.Sprintf("epoch %d", l.Epoch), fmt.Sprintf("%d records, %d shed", l.Size, l.Shed), "root "+l.Root)
 	}

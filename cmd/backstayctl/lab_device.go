@@ -140,7 +140,7 @@ func (d *labDevice) configure(f labFleet) error {
 		"identity": map[string]any{"est_url": f.estURL},
 		"baseline": map[string]any{"profiles": []string{labProfile}, "root": d.path("root"), "enforce": true, "period": "1h"},
 		"audit": map[string]any{"sources": map[string]any{"off": []string{"all"}},
-			"broker": f.brokerURL, "receipt_keys": []string{f.receiptKey}},
+			"brokers": []string{f.brokerURL}, "rejoin": "1s", "receipt_keys": []string{f.receiptKey}},
 	}
 	b, err := json.MarshalIndent(c, "", "  ")
 	if err != nil {

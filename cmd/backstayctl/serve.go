@@ -89,7 +89,10 @@ func (s *serve) run(ctx context.Context, env *cli.Env) error {
 		return err
 	}
 	defer store.Close()
-	collector, err := collect.New(collect.CollectorConfig{Store: store, Key: key, Logger: logger, Known: func(device string) bool {
+	if err := store.ForgetOnline(ctx); err != nil {
+		return err
+	}
+	collector, err := collect.New(collect.CollectorConfig{Store: store, Presence: store, Key: key, Logger: logger, Known: func(device string) bool {
 		_, known := authority.Last(device)
 		return known
 	}})

@@ -55,8 +55,9 @@ type FrontConfig struct {
 	Burst      int     // messages a device may send at once; 64
 }
 
-// Front is an MQTT 3.1.1 server for devices and nothing else: one publish topic and two subscriptions per device, QoS 1, clean
-// sessions, no wills, nothing retained, no message passed from one client to another.
+// Front is an MQTT 3.1.1 server for devices and nothing else: two publish topics and two subscriptions per device, QoS 1, clean
+// sessions, no message passed from one client to another. Retained is the status and nothing else, and the store keeps it, not
+// the server; the one will a device may leave says that it is offline.
 //
 // A batch is stored before its PUBACK; when it cannot be stored the connection is cut without one. The server inside is
 // mochi-mqtt, used as a protocol engine: none of its stores, and none of its types, leave this package.
@@ -103,7 +104,7 @@ func NewFront(cfg FrontConfig) (*Front, error) {
 	caps.SharedSubAvailable = 0
 	caps.MinimumProtocolVersion = 4
 	caps.MaximumQos = 1
-	caps.RetainAvailable = 0
+	caps.RetainAvailable = 1 // or a will that asks for it is refused; hook sees to it that nothing is kept
 	caps.WildcardSubAvailable = 0
 	f := &Front{cfg: cfg}
 	f.server = mqtt.New(&mqtt.Options{Capabilities: caps, InlineClient: true, SysTopicResendInterval: 3600,

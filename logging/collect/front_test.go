@@ -406,7 +406,7 @@ func TestFrontTransport(t *testing.T) {
 	if err := f.front.Ring(d.id(), "x"); !errors.Is(err, logging.ErrRetry) {
 		t.Errorf("ring a device that is away: %v", err)
 	}
-	if _, err := m.Connect(t.Context()); err != nil {
+	if _, err := m.Connect(t.Context(), ship.Message{}); err != nil {
 		t.Fatal(err)
 	}
 	receive := func(k ship.Kind) ship.Message {

@@ -63,7 +63,7 @@ func (h *hook) ID() string { return "backstay" }
 // Provides implements mqtt.Hook.
 func (h *hook) Provides(b byte) bool {
 	switch b {
-	case mqtt.OnConnectAuthenticate, mqtt.OnACLCheck, mqtt.OnPacketRead, mqtt.OnPublish, mqtt.OnSubscribed:
+	case mqtt.OnConnectAuthenticate, mqtt.OnACLCheck, mqtt.OnPacketRead, mqtt.OnPublish, mqtt.OnSubscribed, mqtt.OnWill:
 		return true
 	}
 	return false
@@ -84,7 +84,7 @@ func (h *hook) OnConnectAuthenticate(cl *mqtt.Client, pk packets.Packet) bool {
 	case !pk.Connect.Clean:
 		why = "persistent sessions are not kept"
 	case pk.Connect.WillFlag:
-		why = "wills are not allowed"
+		why = willRefusal(dc.device, pk.Connect)
 	}
 	if why != "" {
 		h.log(cl).Warn("mqtt front: refused", "why", why)
@@ -97,14 +97,38 @@ func (h *hook) OnConnectAuthenticate(cl *mqtt.Client, pk packets.Packet) bool {
 	return true
 }
 
-// OnACLCheck allows each device its own three topics, each in one direction.
+// willRefusal says what is wrong with a will; "" when it is the one a device may leave: its own status, retained, QoS 1.
+func willRefusal(device string, c packets.ConnectParams) string {
+	t, err := ship.ParseTopic(c.WillTopic)
+	switch {
+	case err != nil || t.Device != device || t.Kind != ship.Presence:
+		return "will is not for the own status topic"
+	case !c.WillRetain || c.WillQos != 1:
+		return "will is not retained or not QoS 1"
+	}
+	if n, err := parsePresence(device, c.WillPayload); err != nil || n.State != ship.Offline {
+		return "will does not say that the device is offline"
+	}
+	return ""
+}
+
+// OnWill stores the will of a connection that broke. The engine is told to keep it nowhere and has nobody to send it to.
+func (h *hook) OnWill(cl *mqtt.Client, will mqtt.Will) (mqtt.Will, error) {
+	if err := h.front.cfg.Collector.Presence(h.ctx, deviceOf(cl), will.Payload, false); err != nil && h.ctx.Err() == nil {
+		h.log(cl).Error("mqtt front: will not stored", "err", err)
+	}
+	will.Retain = false
+	return will, nil
+}
+
+// OnACLCheck allows each device its own four topics, each in one direction.
 func (h *hook) OnACLCheck(cl *mqtt.Client, topic string, write bool) bool {
 	device := deviceOf(cl)
 	if device == "" {
 		return false
 	}
 	t, err := ship.ParseTopic(topic) // no wildcard gets through
-	ok := err == nil && t.Device == device && (t.Kind == ship.Audit) == write
+	ok := err == nil && t.Device == device && (t.Kind == ship.Audit || t.Kind == ship.Presence) == write
 	if !ok {
 		h.log(cl).Warn("mqtt front: refused", "why", "topic", "topic", topic[:min(len(topic), 128)], "write", write)
 	}
@@ -117,8 +141,10 @@ func (h *hook) OnPacketRead(cl *mqtt.Client, pk packets.Packet) (packets.Packet,
 	if pk.FixedHeader.Type != packets.Publish {
 		return pk, nil
 	}
-	if pk.FixedHeader.Retain || pk.FixedHeader.Qos != 1 {
-		h.log(cl).Warn("mqtt front: refused", "why", "publish is retained or not QoS 1")
+	// Status is what a broker has to remember, and nothing else is. ParseTopic refuses what the engine would make of an odd topic.
+	t, err := ship.ParseTopic(pk.TopicName)
+	if status := err == nil && t.Kind == ship.Presence; pk.FixedHeader.Retain != status || pk.FixedHeader.Qos != 1 {
+		h.log(cl).Warn("mqtt front: refused", "why", "publish is not QoS 1, or retained and no status")
 		return pk, packets.ErrRejectPacket
 	}
 	if !h.throttle(deviceOf(cl)) {
@@ -146,6 +172,15 @@ func (h *hook) OnPublish(cl *mqtt.Client, pk packets.Packet) (packets.Packet, er
 			return reject("certificate no longer accepted", errors.Join(packets.ErrNotAuthorized, err))
 		}
 		dc.checked = now
+	}
+	if t, err := ship.ParseTopic(pk.TopicName); err != nil || t.Kind == ship.Presence {
+		if err == nil {
+			err = h.front.cfg.Collector.Presence(h.ctx, dc.device, pk.Payload, false)
+		}
+		if err != nil {
+			return reject("status", err)
+		}
+		return pk, packets.CodeSuccessIgnore
 	}
 	res, err := h.front.cfg.Collector.Ingest(h.ctx, dc.device, pk.Payload)
 	if err != nil {

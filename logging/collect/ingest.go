@@ -20,6 +20,8 @@ type Collector struct {
 	mu   sync.Mutex
 	seen map[string]time.Time // newest message per device, in this process
 	gaps map[string]gap       // per device: the batch that could not be used last
+
+	presence sync.Mutex // held from reading a device's status to storing the next one
 }
 
 // CollectorConfig is what a Collector needs. Store and Key are required.
@@ -33,6 +35,8 @@ type CollectorConfig struct {
 	// Known says whether a device belongs to the fleet; nil means all do. Behind somebody else's broker it keeps a broker that
 	// makes up device ids from filling the store with alarms about them.
 	Known func(device string) bool
+
+	Presence PresenceStore // keeps what devices say about being there; nil: nobody wants to know
 
 	MissingAfter time.Duration // same unusable batch for this long: CodeMissing. 1 min
 }

@@ -118,7 +118,7 @@ func newFixture(t *testing.T) *fixture {
 	if f.policy, err = logging.NewPolicy([]string{f.key.Key().String()}, 1); err != nil {
 		t.Fatal(err)
 	}
-	if f.c, err = collect.New(collect.CollectorConfig{Store: f.store, Key: f.key, Now: func() time.Time { return f.now }}); err != nil {
+	if f.c, err = collect.New(collect.CollectorConfig{Store: f.store, Presence: f.store, Key: f.key, Now: func() time.Time { return f.now }}); err != nil {
 		t.Fatal(err)
 	}
 	return f

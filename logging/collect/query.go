@@ -41,7 +41,7 @@ func (s *Bolt) Device(ctx context.Context, id string) (Device, error) {
 }
 
 // devices returns one device, or all when id is empty. A device that has only alarms, because nothing it sent was fit to
-// store, is listed too.
+// store, is listed too, and one that only said that it is there.
 func (s *Bolt) devices(ctx context.Context, id string) ([]Device, error) {
 	found := make(map[string]*Device)
 	get := func(name string) *Device {
@@ -77,7 +77,7 @@ func (s *Bolt) devices(ctx context.Context, id string) ([]Device, error) {
 		for _, a := range alarms {
 			get(a.Device).Open++
 		}
-		return err
+		return errors.Join(err, presences(tx, id, get))
 	})
 	out := make([]Device, 0, len(found))
 	for _, d := range found {

@@ -58,7 +58,7 @@ func newSpooled(t *testing.T, p *pki, addr string, policy logging.Policy) *spool
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.shipper, err = ship.New(ship.Config{Log: ship.Spool(d.log), Transport: m, Device: d.id,
+	d.shipper, err = ship.New(ship.Config{Log: ship.Spool(d.log), Transports: []ship.Transport{m}, Rejoin: 400 * time.Millisecond, Device: d.id,
 		ResendAfter: 500 * time.Millisecond, BackoffMin: 50 * time.Millisecond, BackoffMax: 400 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
@@ -305,7 +305,7 @@ func TestMosquittoACL(t *testing.T) {
 		return m
 	}
 	honest := dial(victim, ship.Filters(victim.id())...)
-	lost, err := honest.Connect(t.Context())
+	lost, err := honest.Connect(t.Context(), ship.Message{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -315,7 +315,7 @@ func TestMosquittoACL(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer taker.Close()
-	if _, err := taker.Connect(t.Context()); err != nil {
+	if _, err := taker.Connect(t.Context(), ship.Message{}); err != nil {
 		t.Logf("subscription to # refused: %v", err)
 	} else {
 		for _, d := range []*device{victim, thief} {

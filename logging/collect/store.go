@@ -73,6 +73,8 @@ type Device struct {
 	Logs []LogInfo `json:"logs"`      // one per epoch, oldest first
 	Size uint64    `json:"records"`   // of all epochs
 	Open int       `json:"alarms"`    // number of alarms
+
+	Presence Presence `json:"presence"` // what the device said last about being there
 }
 
 // LogInfo is one log without its records.

@@ -40,7 +40,7 @@ type SubscriberConfig struct {
 // SubscriberMQTT returns the transport of a subscriber: cfg with the subscription, the packet limit and the back-pressure a
 // collector needs. The client id must not be a device id.
 func SubscriberMQTT(cfg ship.MQTTConfig) (*ship.MQTT, error) {
-	cfg.Filters = []string{ship.Filter(ship.Audit)}
+	cfg.Filters = []string{ship.Filter(ship.Audit), ship.Filter(ship.Presence)}
 	cfg.MaxPacket = maxPacket
 	cfg.Block = true
 	return ship.NewMQTT(cfg)
@@ -91,8 +91,10 @@ func (s *Subscriber) Ring(device, text string) error {
 
 // job is one message on its way to a worker.
 type job struct {
-	device  string
-	payload []byte
+	device   string
+	kind     ship.Kind // Audit or Presence
+	payload  []byte
+	retained bool
 }
 
 // Run implements [Inlet]. Messages of one device are stored in the order they came; those of different devices side by side,
@@ -110,7 +112,7 @@ func (s *Subscriber) Run(ctx context.Context) error {
 	}
 	defer s.cfg.Transport.Close() //nolint:errcheck // nothing is left to do with it
 	for failures := 0; ; failures++ {
-		lost, err := s.cfg.Transport.Connect(ctx)
+		lost, err := s.cfg.Transport.Connect(ctx, ship.Message{})
 		if err == nil {
 			failures = 0 // there was a broker: while the collector waits, no device of the fleet gets a receipt
 			err = s.session(ctx, lost, lanes, replies)
@@ -162,11 +164,11 @@ func (s *Subscriber) session(ctx context.Context, lost <-chan struct{}, lanes []
 			return fmt.Errorf("connection to broker lost: %w", logging.ErrRetry)
 		case msg := <-in:
 			t, err := ship.ParseTopic(msg.Topic)
-			if err != nil || t.Kind != ship.Audit || msg.Retained {
+			if err != nil || t.Kind != ship.Presence && (t.Kind != ship.Audit || msg.Retained) {
 				s.cfg.Logger.Warn("audit subscriber: message ignored", "topic", msg.Topic[:min(len(msg.Topic), 128)], "retained", msg.Retained)
 				continue
 			}
-			held = &job{t.Device, msg.Payload}
+			held = &job{t.Device, t.Kind, msg.Payload, msg.Retained}
 		case lane <- next:
 			held = nil
 		case r := <-replies:
@@ -192,6 +194,12 @@ func (s *Subscriber) work(ctx context.Context, lane <-chan job, replies chan<- r
 		case <-ctx.Done():
 			return
 		case j = <-lane:
+		}
+		if j.kind == ship.Presence {
+			if err := s.cfg.Collector.Presence(ctx, j.device, j.payload, j.retained); err != nil {
+				s.cfg.Logger.Error("audit subscriber: status not stored", "device", j.device, "err", err)
+			}
+			continue
 		}
 		res, err := s.cfg.Collector.Ingest(ctx, j.device, j.payload)
 		if err != nil {

@@ -77,7 +77,7 @@ func connect(t *testing.T, b *broker, cfg ship.MQTTConfig) (*ship.MQTT, <-chan s
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { m.Close() })
-	lost, err := m.Connect(t.Context())
+	lost, err := m.Connect(t.Context(), ship.Message{})
 	return m, lost, err
 }
 
@@ -272,7 +272,7 @@ func TestEnvironmentProxyIsIgnored(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := m.Connect(t.Context()); err == nil {
+	if _, err := m.Connect(t.Context(), ship.Message{}); err == nil {
 		t.Fatal("connected to a listener that hangs up")
 	}
 	if where := <-got; where != "broker" {
@@ -288,7 +288,7 @@ func TestConnectEndsWithContext(t *testing.T) {
 		t.Fatal(err)
 	}
 	began := time.Now()
-	if _, err := m.Connect(ctx); !errors.Is(err, context.Canceled) || time.Since(began) > 5*time.Second {
+	if _, err := m.Connect(ctx, ship.Message{}); !errors.Is(err, context.Canceled) || time.Since(began) > 5*time.Second {
 		t.Fatalf("%v after %v", err, time.Since(began))
 	}
 }

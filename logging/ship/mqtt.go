@@ -33,6 +33,7 @@ const (
 type MQTTConfig struct {
 	Broker   string      // "tls://host:port"; mqtts and ssl mean the same. There is no plain-text form
 	ClientID string      // device id, or the name of a collector; equals the common name of the certificate
+	Proxy    string      // see NewDialer; empty: connect directly
 	TLS      *tls.Config // client certificate and pinned roots; required. ServerName defaults to the host of Broker
 	Filters  []string    // subscriptions, QoS 1; each must be granted
 
@@ -44,7 +45,7 @@ type MQTTConfig struct {
 	// receipt is superseded by the next. Collectors block: what they drop would have to be sent again.
 	Block bool
 
-	// Dial replaces TCP and TLS; Broker and TLS are not used then. For tests, and for a tunnel of the product's own.
+	// Dial replaces TCP and TLS; Broker, Proxy and TLS are not used then. For tests, and for a tunnel of the product's own.
 	Dial func(ctx context.Context) (net.Conn, error)
 }
 
@@ -58,6 +59,7 @@ type MQTTConfig struct {
 type MQTT struct {
 	cfg   MQTTConfig
 	addr  string
+	tcp   *Dialer
 	inbox chan Message
 
 	client paho.Client
@@ -119,6 +121,9 @@ func NewMQTT(cfg MQTTConfig) (*MQTT, error) {
 	if cfg.TLS == nil || cfg.TLS.InsecureSkipVerify {
 		return nil, fmt.Errorf("open mqtt transport: TLS configuration that verifies the broker needed: %w", logging.ErrSetup)
 	}
+	if m.tcp, err = NewDialer(cfg.Proxy, m.cfg.KeepAlive); err != nil {
+		return nil, fmt.Errorf("open mqtt transport: %w", err)
+	}
 	m.addr = u.Host
 	m.cfg.TLS = cfg.TLS.Clone()
 	if m.cfg.TLS.ServerName == "" {
@@ -128,12 +133,15 @@ func NewMQTT(cfg MQTTConfig) (*MQTT, error) {
 }
 
 // Connect implements [Transport]. It takes at most three timeouts: TCP and TLS, CONNACK, SUBACK.
-func (m *MQTT) Connect(ctx context.Context) (<-chan struct{}, error) {
+func (m *MQTT) Connect(ctx context.Context, will Message) (<-chan struct{}, error) {
 	if err := m.Close(); err != nil {
 		return nil, err
 	}
 	l, lost := &link{gone: make(chan struct{})}, make(chan struct{})
 	opts := m.options(l.gone)
+	if will.Topic != "" {
+		opts.SetBinaryWill(will.Topic, will.Payload, 1, true)
+	}
 	opts.SetConnectionLostHandler(func(paho.Client, error) { close(lost) })
 	opts.SetCustomOpenConnectionFn(func(*url.URL, paho.ClientOptions) (net.Conn, error) {
 		c, err := m.dial(ctx)
@@ -195,9 +203,16 @@ func (m *MQTT) dial(ctx context.Context) (net.Conn, error) {
 	if m.cfg.Dial != nil {
 		return m.cfg.Dial(ctx)
 	}
-	// tls.Dialer keeps to the context for TCP and for the handshake, and reads no proxy from the environment.
-	d := tls.Dialer{NetDialer: &net.Dialer{KeepAlive: m.cfg.KeepAlive}, Config: m.cfg.TLS}
-	return d.DialContext(ctx, "tcp", m.addr)
+	c, err := m.tcp.DialContext(ctx, "tcp", m.addr)
+	if err != nil {
+		return nil, err
+	}
+	t := tls.Client(c, m.cfg.TLS)
+	if err := t.HandshakeContext(ctx); err != nil {
+		c.Close() //nolint:errcheck // being given up
+		return nil, err
+	}
+	return t, nil
 }
 
 // subscribe looks at the code of every filter: a refused subscription is not an error to the library.

@@ -27,28 +27,31 @@ func (s *Shipper) session(ctx context.Context) error {
 	if err := s.refresh(ctx); err != nil {
 		return err
 	}
-	lost, err := s.cfg.Transport.Connect(ctx)
+	s.link = s.cfg.Transports[s.turn.at]
+	s.newPresence()
+	lost, err := s.link.Connect(ctx, s.note(Offline, ReasonLost))
 	if err != nil {
 		return linkError{err}
 	}
-	defer s.cfg.Transport.Close() //nolint:errcheck // nothing is left to do with it
+	defer s.link.Close() //nolint:errcheck // nothing is left to do with it
 	s.connected()
 	s.step(Rewind{}) //nolint:errcheck // cannot fail
 	s.flying = nil
 	s.resend = s.cfg.ResendAfter
 	s.refused = make(map[string]bool)
-	for {
+	err = s.announce(Online, "")
+	for err == nil {
 		changed := s.cfg.Log.Changed()
-		if err := s.refresh(ctx); err != nil {
-			return err
+		if err = s.refresh(ctx); err != nil {
+			break
 		}
-		if err := s.fill(ctx, lost); err != nil {
-			return err
+		if err = s.fill(ctx, lost); err != nil {
+			break
 		}
-		if err := s.await(ctx, lost, changed); err != nil {
-			return err
-		}
+		err = s.await(ctx, lost, changed)
 	}
+	s.farewell(ctx, err, lost)
+	return err
 }
 
 // await blocks until one thing has happened and deals with it.
@@ -57,7 +60,7 @@ func (s *Shipper) await(ctx context.Context, lost, changed <-chan struct{}) erro
 	if len(s.flying) > 0 {
 		puback = s.flying[0]
 	}
-	timer := time.NewTimer(min(s.resendIn(), s.stallIn(), s.signIn()))
+	timer := time.NewTimer(min(s.resendIn(), s.stallIn(), s.signIn(), s.paceIn(), s.silentIn(), s.homeIn()))
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
@@ -67,11 +70,17 @@ func (s *Shipper) await(ctx context.Context, lost, changed <-chan struct{}) erro
 	case <-puback:
 		s.flying = s.flying[1:]
 		return s.step(Puback{})
-	case msg := <-s.cfg.Transport.Receipts():
+	case msg := <-s.link.Receipts():
 		return s.message(ctx, msg)
 	case <-changed:
 	case <-timer.C:
 		s.checkStall("no receipt")
+		if s.silentIn() <= 0 {
+			return errSilent
+		}
+		if s.homeIn() <= 0 {
+			return errHome
+		}
 		if s.cursor.Waiting() && s.resendIn() <= 0 {
 			// The broker dropped it, forbids it, or nobody listens: the protocol does not say which. Go back, more slowly each time.
 			s.resend = min(2*s.resend, 16*s.cfg.ResendAfter)
@@ -86,7 +95,7 @@ func (s *Shipper) await(ctx context.Context, lost, changed <-chan struct{}) erro
 // fill hands over batches while the window is open.
 func (s *Shipper) fill(ctx context.Context, lost <-chan struct{}) error {
 	s.unsigned = false
-	for s.cursor.Wants() {
+	for s.cursor.Wants() && s.pace.wait(time.Now()) == 0 {
 		select {
 		case <-lost:
 			return linkError{errors.New("connection to broker lost")}
@@ -109,10 +118,12 @@ func (s *Shipper) fill(ctx context.Context, lost <-chan struct{}) error {
 		if err := s.refresh(ctx); err != nil { // the log may have grown past what the cursor knows
 			return err
 		}
-		puback, err := s.cfg.Transport.Publish(Topic{s.cfg.Device, Audit}.String(), wire, false)
+		topic := Topic{s.cfg.Device, Audit}.String()
+		puback, err := s.link.Publish(topic, wire, false)
 		if err != nil {
 			return linkError{err}
 		}
+		s.pace.spend(len(topic) + len(wire))
 		if err := s.step(Published{b.End()}); err != nil {
 			return err
 		}

@@ -44,20 +44,23 @@ type Log interface {
 	Changed() <-chan struct{}
 }
 
-// Config is what a shipper needs. Log, Transport and Device are required.
+// Config is what a shipper needs. Log, Transports and Device are required.
 type Config struct {
-	Log       Log
-	Transport Transport
-	Device    string         // device id
-	Emit      logging.Emit   // delivery.stalled, delivery.resumed, delivery.refused; may be nil
-	Doorbell  func()         // called for a doorbell message, at most once per DoorbellEvery; must not block; may be nil
-	Logger    *slog.Logger   // for the engineer; may be nil
-	Rand      func() float64 // jitter in [0, 1); nil means math/rand
+	Log        Log
+	Transports []Transport    // one per broker, in order of preference; never two are connected at once
+	Device     string         // device id
+	Emit       logging.Emit   // delivery.stalled, delivery.resumed, delivery.refused; may be nil
+	Doorbell   func()         // called for a doorbell message, at most once per DoorbellEvery; must not block; may be nil
+	Logger     *slog.Logger   // for the engineer; may be nil
+	Rand       func() float64 // jitter in [0, 1); nil means math/rand
+	MaxRate    int            // most bytes published per second, in the long run; 0: no limit
 
 	ResendAfter   time.Duration // no receipt for this long: send again; doubles without progress up to 16 times. 10 s
-	StalledAfter  time.Duration // no progress for this long with a backlog: delivery.stalled. 5 min
-	BackoffMin    time.Duration // first wait after a failed or lost connection. 1 s
+	StalledAfter  time.Duration // no progress for this long with a backlog: delivery.stalled, and the next broker. 5 min
+	BackoffMin    time.Duration // first wait after a failed attempt while there was no connection yet; doubles. 1 s
 	BackoffMax    time.Duration // longest. 5 min
+	Rejoin        time.Duration // the first wait after a lost connection is up to this long. 30 s
+	HomeAfter     time.Duration // time at another broker before the first is tried again, and up to half as much more. 30 min
 	DoorbellEvery time.Duration // 10 s
 }
 
@@ -65,6 +68,7 @@ type Config struct {
 type Status struct {
 	State
 	Sent       uint64        // records handed to the present connection
+	Broker     int           // index of the transport in use, or to be tried next
 	Connected  bool          // to a broker that granted the subscriptions
 	Since      time.Time     // of the present connection, or of its loss
 	BacklogAge time.Duration // at least how long the oldest record without a quorum of receipts has waited; 0 without backlog
@@ -84,6 +88,15 @@ type Shipper struct {
 	cursor Cursor
 	origin logging.Origin
 	marks  marks
+	turn   rotation
+	pace   pace
+
+	link      Transport // of the present connection
+	presence  PresenceNote
+	failures  int           // attempts in a row that brought nothing
+	rejoin    bool          // there was a connection in this process
+	homeAfter time.Duration // HomeAfter with the jitter of this absence
+	began     time.Time     // of the present connection or attempt
 
 	flying   []<-chan struct{} // one per batch without PUBACK, oldest first
 	resend   time.Duration     // present resend interval
@@ -99,7 +112,7 @@ type Shipper struct {
 
 // New checks cfg and fills in the defaults. Errors match logging.ErrSetup.
 func New(cfg Config) (*Shipper, error) {
-	if cfg.Log == nil || cfg.Transport == nil || !ValidDevice(cfg.Device) {
+	if cfg.Log == nil || len(cfg.Transports) == 0 || !ValidDevice(cfg.Device) || cfg.MaxRate < 0 {
 		return nil, fmt.Errorf("open shipper: log, transport and a device id are needed: %w", logging.ErrSetup)
 	}
 	set := func(d *time.Duration, v time.Duration) {
@@ -111,6 +124,8 @@ func New(cfg Config) (*Shipper, error) {
 	set(&cfg.StalledAfter, 5*time.Minute)
 	set(&cfg.BackoffMin, time.Second)
 	set(&cfg.BackoffMax, 5*time.Minute)
+	set(&cfg.Rejoin, 30*time.Second)
+	set(&cfg.HomeAfter, 30*time.Minute)
 	set(&cfg.DoorbellEvery, 10*time.Second)
 	if cfg.Emit == nil {
 		cfg.Emit = func(string, ...slog.Attr) {}
@@ -121,7 +136,7 @@ func New(cfg Config) (*Shipper, error) {
 	if cfg.Rand == nil {
 		cfg.Rand = rand.Float64
 	}
-	return &Shipper{cfg: cfg}, nil
+	return &Shipper{cfg: cfg, turn: rotation{n: len(cfg.Transports)}, pace: pace{rate: float64(cfg.MaxRate)}}, nil
 }
 
 // Filters returns the subscriptions of a device, for [MQTTConfig].
@@ -138,14 +153,12 @@ func (s *Shipper) Status() Status {
 	return st
 }
 
-// Run connects, ships and reconnects until ctx ends; it then closes the transport and returns nil. It returns an error only
-// when the log was closed or needs a person (logging.ErrSetup); everything else is tried again. While the broker is away it
-// holds no memory, and it returns after a back-off with jitter, so that a fleet does not come back as one wave.
+// Run connects, ships and reconnects until ctx ends; it then says goodbye, closes the transport and returns nil. It returns an
+// error only when the log was closed or needs a person (logging.ErrSetup); everything else is tried again. While the broker is
+// away it holds no memory, and it returns after a wait with jitter, so that a fleet does not come back as one wave.
 func (s *Shipper) Run(ctx context.Context) error {
-	defer s.cfg.Transport.Close() //nolint:errcheck // nothing is left to do with it
-	failures := 0
 	for {
-		began := time.Now()
+		s.began = time.Now()
 		err := s.session(ctx)
 		if ctx.Err() != nil {
 			return nil
@@ -154,23 +167,10 @@ func (s *Shipper) Run(ctx context.Context) error {
 			return fmt.Errorf("ship audit log: %w", err)
 		}
 		s.lost(err)
-		if time.Since(began) > time.Minute || s.Status().LastAck.After(began) {
-			failures = 0 // that link was good: a broker that restarts often must not be met with ever longer waits
-		}
-		if !s.pause(ctx, s.backoff(failures)) {
+		if !s.pause(ctx, s.after(err)) {
 			return nil
 		}
-		failures++
 	}
-}
-
-// backoff doubles from BackoffMin to BackoffMax; the jitter takes up to half of it away.
-func (s *Shipper) backoff(failures int) time.Duration {
-	d := s.cfg.BackoffMin << min(failures, 20)
-	if d > s.cfg.BackoffMax || d <= 0 {
-		d = s.cfg.BackoffMax
-	}
-	return d - time.Duration(s.cfg.Rand()*float64(d/2))
 }
 
 // pause waits d. The log goes on growing meanwhile, so a stall is noticed offline as well.

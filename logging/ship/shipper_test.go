@@ -129,19 +129,28 @@ type link struct {
 	lost      chan struct{}
 	inbox     chan ship.Message
 	onPublish func(b logging.Batch) (puback bool)
+	onConnect func() // after a connection was made
+	onClose   func() // before one is closed
+	open      bool
+	will      ship.Message
+	notes     []ship.PresenceNote // published on the status topic
 	t         *testing.T
 }
 
 func newLink(t *testing.T) *link { return &link{t: t, inbox: make(chan ship.Message, 64)} }
 
-func (l *link) Connect(context.Context) (<-chan struct{}, error) {
+func (l *link) Connect(_ context.Context, will ship.Message) (<-chan struct{}, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.connects++
+	l.will = will
 	if l.fail != nil {
 		return nil, l.fail
 	}
-	l.lost = make(chan struct{})
+	l.lost, l.open = make(chan struct{}), true
+	if l.onConnect != nil {
+		l.onConnect()
+	}
 	return l.lost, nil
 }
 
@@ -159,6 +168,18 @@ func (l *link) cut() {
 }
 
 func (l *link) Publish(topic string, payload []byte, retain bool) (<-chan struct{}, error) {
+	if p, err := ship.ParseTopic(topic); err == nil && p.Kind == ship.Presence && retain {
+		n, err := ship.ParsePresence(payload)
+		if err != nil {
+			l.t.Errorf("status %q: %v", payload, err)
+		}
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.notes = append(l.notes, n)
+		ack := make(chan struct{})
+		close(ack)
+		return ack, nil
+	}
 	b, err := logging.DecodeBatch(payload)
 	if err != nil || retain || topic != (ship.Topic{Device: b.Origin.Device, Kind: ship.Audit}).String() {
 		l.t.Errorf("published on %s: %v, retained %v", topic, err, retain)
@@ -174,7 +195,16 @@ func (l *link) Publish(topic string, payload []byte, retain bool) (<-chan struct
 }
 
 func (l *link) Receipts() <-chan ship.Message { return l.inbox }
-func (l *link) Close() error                  { return nil }
+
+func (l *link) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.open && l.onClose != nil {
+		l.onClose()
+	}
+	l.open = false
+	return nil
+}
 
 func (l *link) deliver(device string, k ship.Kind, payload []byte) {
 	l.inbox <- ship.Message{Topic: ship.Topic{Device: device, Kind: k}.String(), Payload: payload}
@@ -204,9 +234,12 @@ type rig struct {
 }
 
 func newRig(t *testing.T, keys ...*logging.ReceiptSigner) *rig {
+	return newRigWith(t, func(*ship.Config) {}, keys...)
+}
+
+func newRigWith(t *testing.T, change func(*ship.Config), keys ...*logging.ReceiptSigner) *rig {
 	r := &rig{log: newMemLog(t, keys...), link: newLink(t)}
-	var err error
-	r.shipper, err = ship.New(ship.Config{Log: r.log, Transport: r.link, Device: r.log.origin.Device,
+	cfg := ship.Config{Log: r.log, Transports: []ship.Transport{r.link}, Device: r.log.origin.Device, Rejoin: time.Second,
 		Doorbell: func() { r.rings++ },
 		Emit: func(code string, attrs ...slog.Attr) {
 			r.mu.Lock()
@@ -215,8 +248,10 @@ func newRig(t *testing.T, keys ...*logging.ReceiptSigner) *rig {
 				code += " " + attrs[0].Value.String()
 			}
 			r.events = append(r.events, code)
-		}})
-	if err != nil {
+		}}
+	change(&cfg)
+	var err error
+	if r.shipper, err = ship.New(cfg); err != nil {
 		t.Fatal(err)
 	}
 	return r

@@ -72,6 +72,7 @@ func (s *Shipper) connected() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.status.Connected, s.status.Since, s.status.LastError = true, time.Now(), ""
+	s.status.Broker, s.rejoin = s.turn.at, true
 }
 
 func (s *Shipper) lost(err error) {

@@ -14,6 +14,7 @@ import (
 //	backstay/v1/<device>/audit     device -> collector  batches, QoS 1, never retained
 //	backstay/v1/<device>/receipt   collector -> device  newest receipt, QoS 1, retained
 //	backstay/v1/<device>/doorbell  collector -> device  "look now", QoS 1, never retained, at most MaxDoorbell bytes
+//	backstay/v1/<device>/status    device -> collector  [PresenceNote], QoS 1, retained, also the will; at most MaxPresence bytes
 //
 // <device> is the device id, which is also the MQTT client id and the common name of the certificate. The version is that of
 // the topic layout; the formats inside carry their own.
@@ -33,6 +34,7 @@ const (
 	Audit    Kind = "audit"
 	Receipt  Kind = "receipt"
 	Doorbell Kind = "doorbell"
+	Presence Kind = "status"
 )
 
 // Topic names one channel of one device.
@@ -62,7 +64,7 @@ func ParseTopic(s string) (Topic, error) {
 		return bad("no device id in it")
 	}
 	switch k := Kind(kind); k {
-	case Audit, Receipt, Doorbell:
+	case Audit, Receipt, Doorbell, Presence:
 		return Topic{Device: device, Kind: k}, nil
 	}
 	return bad(fmt.Sprintf("unknown kind %q", kind))

@@ -14,7 +14,7 @@ import (
 const someDevice = "abcdefghijklmnopqrstuvwxy2"
 
 func TestTopics(t *testing.T) {
-	for _, k := range []ship.Kind{ship.Audit, ship.Receipt, ship.Doorbell} {
+	for _, k := range []ship.Kind{ship.Audit, ship.Receipt, ship.Doorbell, ship.Presence} {
 		want := ship.Topic{Device: someDevice, Kind: k}
 		got, err := ship.ParseTopic(want.String())
 		if err != nil || got != want {
@@ -23,7 +23,7 @@ func TestTopics(t *testing.T) {
 	}
 	for _, bad := range []string{
 		"", "backstay/v1/", "backstay/v1/" + someDevice, "backstay/v1/" + someDevice + "/", "backstay/v1/" + someDevice + "/audit/",
-		"backstay/v1/" + someDevice + "/status", "backstay/v2/" + someDevice + "/audit", "backstay/v1/+/audit", "backstay/v1/#",
+		"backstay/v1/" + someDevice + "/config", "backstay/v2/" + someDevice + "/audit", "backstay/v1/+/audit", "backstay/v1/#",
 		"#", "+/+/+/+", "$SYS/broker", "$share/g/backstay/v1/" + someDevice + "/audit", "/backstay/v1/" + someDevice + "/audit",
 		"backstay/v1/" + strings.ToUpper(someDevice) + "/audit", "backstay/v1/" + someDevice[1:] + "/audit",
 		"backstay/v1/" + someDevice + "a/audit", "backstay/v1/" + strings.Repeat("a", 1<<16) + "/audit",

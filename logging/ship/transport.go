@@ -14,9 +14,10 @@ type Message struct {
 // Transport is one link to a broker at a time. Connect, Publish and Close are called by one goroutine; Receipts may be read by
 // another. [MQTT] implements it; tests have a fake.
 type Transport interface {
-	// Connect makes a new connection and subscribes; an older one is gone afterwards. The returned channel is closed when the
-	// connection is lost. An error means there is no connection; the call may be repeated.
-	Connect(ctx context.Context) (lost <-chan struct{}, err error)
+	// Connect makes a new connection and subscribes; an older one is gone afterwards. The broker publishes will, retained, when
+	// the connection ends without Close; the zero Message is no will. The returned channel is closed when the connection is
+	// lost. An error means there is no connection; the call may be repeated.
+	Connect(ctx context.Context, will Message) (lost <-chan struct{}, err error)
 
 	// Publish hands over one message at QoS 1. The returned channel is closed when the broker acknowledged it or the connection
 	// was lost: either way it proves nothing. An error means the connection is unusable and that the message may or may not
