@@ -28,17 +28,14 @@ func newBucket(r Rate, now time.Time) bucket {
 	return bucket{rate: r, tokens: float64(r.Burst), at: now}
 }
 
-func (b *bucket) take(now time.Time) bool {
+// fill adds what came in since the last call, and tells whether there is a token.
+func (b *bucket) fill(now time.Time) bool {
 	// A clock that was set back gives no tokens; time.Time carries the monotonic reading, so this is belt and braces.
 	if d := now.Sub(b.at); d > 0 {
 		b.tokens = min(float64(b.rate.Burst), b.tokens+d.Seconds()*b.rate.Per)
 	}
 	b.at = now
-	if b.tokens < 1 {
-		return false
-	}
-	b.tokens--
-	return true
+	return b.tokens >= 1
 }
 
 // limiter counts what its buckets do not let through. It is safe for concurrent use.
@@ -60,7 +57,8 @@ func newLimiter(r Rate) *limiter {
 	return &limiter{ordinary: newBucket(r, now), critical: newBucket(r, now)}
 }
 
-func (l *limiter) allow(code string, critical bool) bool {
+// allow takes a token, or counts the event as suppressed. With take false the token stays, for the event itself.
+func (l *limiter) allow(code string, critical, take bool) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
@@ -68,9 +66,24 @@ func (l *limiter) allow(code string, critical bool) bool {
 	if critical {
 		b = &l.critical
 	}
-	if b.take(now) {
+	if b.fill(now) {
+		if take {
+			b.tokens--
+		}
 		return true
 	}
+	l.count(code, critical, now)
+	return false
+}
+
+func (l *limiter) omit(code string, critical bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.count(code, critical, time.Now())
+}
+
+// count notes one event that was left out. It is called with the lock held.
+func (l *limiter) count(code string, critical bool, now time.Time) {
 	if len(l.counts) == 0 {
 		l.first = now
 	}
@@ -88,7 +101,6 @@ func (l *limiter) allow(code string, critical bool) bool {
 	if critical {
 		l.counts[i].critical++
 	}
-	return false
 }
 
 // report returns the attributes of a log.suppressed event, nil when nothing was left out, and starts counting anew.

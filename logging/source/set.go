@@ -69,6 +69,7 @@ func open(ctx context.Context, cfg Config, kinds []Kind) (*Set, error) {
 		}
 	}
 	s := &Set{cfg: cfg}
+	s.cfg.Env.writers = &writers{}
 	for _, k := range kinds {
 		m := &member{kind: k, sink: &Sink{name: k.Name, emit: cfg.Emit, limit: newLimiter(k.Rate)}}
 		m.status = Status{Name: k.Name, State: Off, Detail: "by configuration"}

@@ -61,6 +61,8 @@ type Env struct {
 	Now    func() time.Time // trusted time
 	State  State
 	Logger *slog.Logger
+
+	writers *writers // who wrote files last, from the source that sees it to the ones that see what changed; set by Open
 }
 
 // State keeps small values of sources across restarts: which crash was reported already, how far a file was read. Names are
@@ -91,7 +93,12 @@ type Rate struct {
 
 // Kinds lists every source, in the order of the inventory.
 func Kinds() []Kind {
-	return []Kind{routeKind(), listenerKind()}
+	return []Kind{
+		routeKind(),
+		listenerKind(),
+		execKind(),
+		mountKind(),
+	}
 }
 
 // Sink takes what one source sees. Its methods may be called from one goroutine.
@@ -106,11 +113,21 @@ type Sink struct {
 // "source" is added.
 func (s *Sink) Event(code string, attrs ...slog.Attr) {
 	e := logging.NewEvent(code, attrs...)
-	if !s.limit.allow(code, e.Critical()) {
+	if !s.limit.allow(code, e.Critical(), true) {
 		return
 	}
 	s.emit(code, append(attrs, slog.String("source", s.name))...)
 }
+
+// Allow reports whether the source may still record an event with this code, and counts it as left out when it may not. A
+// source asks before work that costs more than the event is worth in a flood: a look into /proc, a hash. What is allowed is
+// then given to Event, which takes it from the rate.
+func (s *Sink) Allow(code string) bool {
+	return s.limit.allow(code, logging.Lookup(code).Critical, false)
+}
+
+// Omit counts an event as left out: a source that has no time to look at everything says so.
+func (s *Sink) Omit(code string) { s.limit.omit(code, logging.Lookup(code).Critical) }
 
 // Lost reports that the source itself lost n events, 0 when nobody knows how many: a full socket buffer, a queue overflow,
 // a counter of the kernel. Reports are gathered for lossEvery, so that an overflow that lasts is one record, not a flood.

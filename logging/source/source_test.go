@@ -114,7 +114,7 @@ func TestLimiterRefills(t *testing.T) {
 		l := newLimiter(Rate{Per: 2, Burst: 4})
 		passed := func() (n int) {
 			for range 100 {
-				if l.allow("x", false) {
+				if l.allow("x", false, true) {
 					n++
 				}
 			}
@@ -128,7 +128,7 @@ func TestLimiterRefills(t *testing.T) {
 			t.Errorf("after 1.5 s at 2 a second: %d, want 3", n)
 		}
 		for i := range 2 * maxCodes {
-			l.allow(fmt.Sprint("code", i), false)
+			l.allow(fmt.Sprint("code", i), false, true)
 		}
 		if len(l.counts) > maxCodes+1 {
 			t.Errorf("%d codes counted, want at most %d", len(l.counts), maxCodes+1)
@@ -142,6 +142,27 @@ func TestLimiterRefills(t *testing.T) {
 		}
 		if want := fmt.Sprint(100 - 4 + 100 - 3 + 2*maxCodes); total != want || !strings.Contains(each, "count.others") {
 			t.Errorf("suppressed %s in all (%s), want %s and others", total, each, want)
+		}
+	})
+}
+
+func TestAllowAsksWithoutTaking(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var rec recorded
+		s := &Sink{name: "s", emit: rec.emit, limit: newLimiter(Rate{Per: 1, Burst: 3})}
+		for range 10 {
+			if s.Allow("exec") {
+				s.Event("exec")
+			}
+		}
+		if n := len(rec.of("exec")); n != 3 {
+			t.Errorf("%d events, want the burst of 3: to ask must cost nothing", n)
+		}
+		if !s.Allow("exec.writable") {
+			t.Error("a critical code must not be refused for the flood of another")
+		}
+		if got := s.limit.counts; len(got) != 1 || got[0] != (suppressed{code: "exec", count: 7}) {
+			t.Errorf("counted %+v, want 7 refused", got)
 		}
 	})
 }
