@@ -14,19 +14,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// smallFile is what most implants and scripts are, in bytes.
+const smallFile = 256 << 10
+
 // digester hashes content of files within bounds of bytes and time: a source may not keep a slow flash busy, and may not be
 // kept from its queue by a file an attacker made large.
 type digester struct {
 	max    int64         // bytes of one file
 	during time.Duration // for one file
 	budget bucket        // bytes over time
+	small  bucket        // the same for small files, so that large ones never cost them their hash
 	hash   hash.Hash
 	buf    []byte
 }
 
 func newDigester(max int64, during time.Duration, perSecond, burst int) *digester {
+	b := newBucket(Rate{Per: float64(perSecond), Burst: burst}, time.Now())
 	return &digester{
-		max: max, during: during, budget: newBucket(Rate{Per: float64(perSecond), Burst: burst}, time.Now()),
+		max: max, during: during, budget: b, small: b,
 		hash: sha256.New(), buf: make([]byte, 32<<10),
 	}
 }
@@ -46,7 +51,15 @@ var errBudget = errors.New("too much to hash just now")
 // not change.
 func (d *digester) file(fd int) (digest, error) {
 	now := time.Now()
-	if !d.budget.fill(now) {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return digest{}, err
+	}
+	budget := &d.budget
+	if st.Size <= smallFile {
+		budget = &d.small
+	}
+	if !budget.fill(now) {
 		return digest{}, errBudget
 	}
 	d.hash.Reset()
@@ -73,7 +86,7 @@ func (d *digester) file(fd int) (digest, error) {
 		n, err := unix.Pread(fd, d.buf[:1], out.bytes)
 		out.whole = err == nil && n == 0
 	}
-	d.budget.tokens -= float64(out.bytes)
+	budget.tokens -= float64(out.bytes)
 	d.hash.Sum(out.sum[:0])
 	return out, nil
 }

@@ -43,6 +43,8 @@ type execWatcher struct {
 	env             *Env
 	programs, files *fanGroup
 	table           *mountTable
+	looked          time.Time // when the mount table was last compared
+	remount         bool      // it differs
 	wait            *waiter
 	places          places
 	marked          [2]map[device]bool // of programs, of files
@@ -65,11 +67,11 @@ type execWatcher struct {
 }
 
 // execBudgets bound the work that is done before an event is recorded, or not.
-type execBudgets struct{ classify, ordinary, unfit, write, writeProgram bucket }
+type execBudgets struct{ ordinary, unfit, write, writeProgram bucket }
 
 func newExecBudgets() execBudgets {
 	b := func(per float64, burst int) bucket { return newBucket(Rate{Per: per, Burst: burst}, time.Now()) }
-	return execBudgets{classify: b(200, 1000), ordinary: b(300, 1000), unfit: b(300, 1000), write: b(500, 2000), writeProgram: b(200, 1000)}
+	return execBudgets{ordinary: b(300, 1000), unfit: b(300, 1000), write: b(500, 2000), writeProgram: b(200, 1000)}
 }
 
 func (b *bucket) take(now time.Time) bool {
@@ -82,7 +84,7 @@ func (b *bucket) take(now time.Time) bool {
 
 func openExec(_ context.Context, env *Env) (_ Watcher, err error) {
 	x := &execWatcher{
-		env: env, places: places{env: env}, proc: newProcReader(env), budgets: newExecBudgets(), self: os.Getpid(),
+		env: env, places: newPlaces(env), proc: newProcReader(env), budgets: newExecBudgets(), self: os.Getpid(),
 		digester: newDigester(hashMax, hashDuring, hashRate, hashBurst),
 		marked:   [2]map[device]bool{make(map[device]bool), make(map[device]bool)},
 	}
@@ -114,7 +116,20 @@ func openExec(_ context.Context, env *Env) (_ Watcher, err error) {
 			return nil, err
 		}
 	}
+	x.wait.check = x.mountsChanged
 	return x, nil
+}
+
+// mountsChanged compares the mount table: always when something woke the source that is no event, and otherwise at most once a
+// second; timeout does not let it sleep for ever before that.
+func (x *execWatcher) mountsChanged(woken bool) bool {
+	now := time.Now()
+	if !woken && now.Sub(x.looked) < mountRescan {
+		return false
+	}
+	x.looked = now
+	x.remount = x.table.changed(woken)
+	return x.remount
 }
 
 // mark watches every file system of the mount table that is not watched yet.
@@ -206,9 +221,8 @@ func (x *execWatcher) Close() error {
 func (x *execWatcher) Run(ctx context.Context, sink *Sink) error {
 	x.sink = sink
 	defer x.wait.until(ctx)()
-	var rescan time.Time
 	for {
-		ready, err := x.wait.wait(ctx, x.timeout(rescan))
+		ready, err := x.wait.wait(ctx, x.timeout())
 		if err == nil {
 			for _, fd := range ready {
 				switch fd {
@@ -217,14 +231,14 @@ func (x *execWatcher) Run(ctx context.Context, sink *Sink) error {
 				case x.files.fd:
 					err = errors.Join(err, drain(x.files, x.file))
 				default:
-					rescan = time.Now().Add(mountRescan)
+					x.remount = true
 				}
 			}
 		}
 		now := time.Now()
 		x.examine(now)
-		if !rescan.IsZero() && now.After(rescan) && err == nil {
-			rescan = time.Time{}
+		if x.remount && err == nil {
+			x.remount = false
 			err = x.mark()
 		}
 		ended := ctx.Err() != nil || err != nil
@@ -241,19 +255,16 @@ func (x *execWatcher) Run(ctx context.Context, sink *Sink) error {
 }
 
 // timeout is how long the source may wait for its descriptors, 0 for ever.
-func (x *execWatcher) timeout(rescan time.Time) time.Duration {
+func (x *execWatcher) timeout() time.Duration {
 	now := time.Now()
 	out := time.Duration(0)
-	for _, d := range [...]time.Duration{x.started.wait(now), x.written.wait(now)} {
+	for _, d := range [...]time.Duration{x.started.wait(now), x.written.wait(now), mountRescan - now.Sub(x.looked)} {
 		if d > 0 && (out == 0 || d < out) {
 			out = d
 		}
 	}
 	if len(x.pending) > 0 {
 		out = loaderWait
-	}
-	if !rescan.IsZero() && (out == 0 || out > mountRescan) {
-		out = mountRescan
 	}
 	return out
 }

@@ -98,13 +98,13 @@ func (x *execWatcher) classify(fd int, st *unix.Stat_t, now time.Time) class {
 	if slot.inode == uint64(st.Ino) && slot.dev == dev && slot.ctime == ctime && now.Before(slot.until) {
 		return slot.class
 	}
-	if !x.budgets.classify.take(now) {
-		return classUnknown
-	}
 	path := x.path(fd)
+	why, sure := x.places.unfit(path, st, now)
 	c := classOrdinary
 	switch {
-	case x.places.unfit(path, st) != "":
+	case !sure:
+		return classUnknown
+	case why != "":
 		c = classUnfit
 	case loader(path):
 		c = classLoader
@@ -143,7 +143,7 @@ func (x *execWatcher) start(fd int, st *unix.Stat_t, pid int, class class, now t
 	message := "program started"
 	switch class {
 	case classUnfit:
-		s.why = x.places.unfit(path, st)
+		s.why, _ = x.places.unfit(path, st, now)
 		message = "program started from a place where none belongs"
 	case classLoader:
 		message = "dynamic loader started by itself: what it runs is not seen"

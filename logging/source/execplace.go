@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -41,6 +42,14 @@ type places struct {
 	why map[device]string
 	// watched are the file systems, by their mount points, for the inventory.
 	watched []string
+
+	dirs  [32]dirEntry
+	at    int
+	walks bucket // looks at directories
+}
+
+func newPlaces(env *Env) places {
+	return places{env: env, walks: newBucket(Rate{Per: 100, Burst: 500}, time.Now())}
 }
 
 // chosen returns the mounts to watch, one for each file system: those of Env.Mounts, or all that can hold programs.
@@ -101,33 +110,55 @@ func (p *places) removable(dev device) bool {
 	return false
 }
 
-// unfit says why no program belongs where path is, "" when one may be there. Only its first question, about the file system,
-// needs no path; see known.
-func (p *places) unfit(path string, st *unix.Stat_t) string {
+// unfit says why no program belongs where path is, "" when one may be there. sure is false when there was no time to look at
+// the directories above it.
+func (p *places) unfit(path string, st *unix.Stat_t, now time.Time) (why string, sure bool) {
 	if why := p.why[deviceOf(st)]; why != "" {
-		return why
+		return why, true
 	}
 	for _, dir := range workDirs {
 		if strings.HasPrefix(path, dir) {
-			return "directory for data: " + strings.TrimSuffix(dir, "/")
+			return "directory for data: " + strings.TrimSuffix(dir, "/"), true
 		}
 	}
 	if st.Mode&unix.S_IWOTH != 0 {
-		return "everybody may write the program"
+		return "everybody may write the program", true
 	}
-	// Who may write a directory may replace what is in it, the sticky bit or not: it stops only those who do not own the file.
-	dir := filepath.Dir(path)
-	for range 32 {
-		var d unix.Stat_t
-		if unix.Lstat(p.env.Path(dir), &d) == nil && d.Mode&unix.S_IFMT == unix.S_IFDIR && d.Mode&unix.S_IWOTH != 0 {
-			return "everybody may write " + dir
+	return p.open(filepath.Dir(path), now)
+}
+
+// dirEntry is what was found out of one directory.
+type dirEntry struct {
+	dir, why string
+	until    time.Time
+}
+
+// open says whether everybody may write a directory or one above it. Who may write a directory may replace what is in it, the
+// sticky bit or not: that stops only those who do not own the file. The answers are kept for a minute.
+func (p *places) open(dir string, now time.Time) (why string, sure bool) {
+	for i := range p.dirs {
+		if p.dirs[i].dir == dir && now.Before(p.dirs[i].until) {
+			return p.dirs[i].why, true
 		}
-		if dir == "/" || dir == "." {
+	}
+	if !p.walks.take(now) {
+		return "", false
+	}
+	for d := dir; ; d = filepath.Dir(d) {
+		var st unix.Stat_t
+		if unix.Lstat(p.env.Path(d), &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR && st.Mode&unix.S_IWOTH != 0 {
+			why = "everybody may write " + d
 			break
 		}
-		dir = filepath.Dir(dir)
+		if d == "/" || d == "." {
+			break
+		}
 	}
-	return ""
+	if len(dir) <= maxMountText {
+		p.dirs[p.at] = dirEntry{dir, why, now.Add(classKept)}
+		p.at = (p.at + 1) % len(p.dirs)
+	}
+	return why, true
 }
 
 // loader reports whether path is the dynamic loader, which the kernel opens with every dynamic program.

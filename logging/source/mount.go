@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io"
 	"log/slog"
 	"maps"
@@ -110,8 +111,14 @@ func unoctal(s string) string {
 	return cut(string(out))
 }
 
-// mountTable is an open mountinfo, which can be waited for (EPOLLPRI).
-type mountTable struct{ file *os.File }
+// mountTable is an open mountinfo. It can be waited for (EPOLLPRI), but each change is told to only one who asks, so a wait
+// has to look at the content too: see waiter.check.
+type mountTable struct {
+	file *os.File
+	buf  []byte
+	seed maphash.Seed
+	sum  uint64 // of the content when it was last parsed
+}
 
 func openMounts(env *Env) (*mountTable, error) {
 	f, err := os.Open(env.Path("/proc/self/mountinfo"))
@@ -121,14 +128,38 @@ func openMounts(env *Env) (*mountTable, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open mounts: %w", err)
 	}
-	return &mountTable{f}, nil
+	return &mountTable{file: f, buf: make([]byte, 4<<10), seed: maphash.MakeSeed()}, nil
+}
+
+func (t *mountTable) load() ([]byte, error) {
+	n := 0
+	for {
+		got, err := t.file.ReadAt(t.buf[n:], int64(n))
+		n += got
+		if errors.Is(err, io.EOF) || n == maxMountInfo {
+			return t.buf[:n], nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read mounts: %w", err)
+		}
+		if n == len(t.buf) {
+			t.buf = append(t.buf, make([]byte, len(t.buf))...)
+		}
+	}
+}
+
+// changed reports whether the table is another than the one read last.
+func (t *mountTable) changed(bool) bool {
+	b, err := t.load()
+	return err != nil || maphash.Bytes(t.seed, b) != t.sum
 }
 
 func (t *mountTable) read() (list []mount, whole bool, err error) {
-	b, err := io.ReadAll(io.NewSectionReader(t.file, 0, maxMountInfo))
+	b, err := t.load()
 	if err != nil {
-		return nil, false, fmt.Errorf("read mounts: %w", err)
+		return nil, false, err
 	}
+	t.sum = maphash.Bytes(t.seed, b)
 	list, whole = parseMounts(b)
 	return list, whole && len(b) < maxMountInfo, nil
 }
@@ -161,6 +192,7 @@ func openMount(_ context.Context, env *Env) (Watcher, error) {
 		return nil, errors.Join(err, m.Close())
 	}
 	m.known = byID(list)
+	w.check = t.changed
 	return m, nil
 }
 
@@ -184,12 +216,8 @@ func (m *mountWatcher) Close() error { return errors.Join(m.wait.Close(), m.tabl
 func (m *mountWatcher) Run(ctx context.Context, sink *Sink) error {
 	defer m.wait.until(ctx)()
 	for {
-		ready, err := m.wait.wait(ctx, 0)
-		if err != nil || ctx.Err() != nil {
+		if _, err := m.wait.wait(ctx, 0); err != nil || ctx.Err() != nil {
 			return err
-		}
-		if len(ready) == 0 {
-			continue
 		}
 		if !sleep(ctx, mountSettle) {
 			return nil
@@ -229,7 +257,7 @@ func (m *mountWatcher) diff(list []mount, sink *Sink) {
 
 func (m mount) attrs(message string) []slog.Attr {
 	return []slog.Attr{
-		slog.String("message", message), slog.String("path", m.point), slog.String("type", m.fsType), slog.String("device", m.source),
+		slog.String("message", message), slog.String("path", m.point), slog.String("type", m.fsType), slog.String("volume", m.source),
 		slog.String("options", m.allOptions()), slog.String("root", m.root),
 	}
 }

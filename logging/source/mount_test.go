@@ -26,7 +26,7 @@ func TestMountsOfTheKernel(t *testing.T) {
 	}
 	defer unix.Unmount(dir, unix.MNT_DETACH)
 	e := w.eventually(t, "mount.added", is("path", dir))
-	if attr(t, e, "type") != "tmpfs" || attr(t, e, "device") != "some disk" || !strings.Contains(attr(t, e, "options"), "nosuid") {
+	if attr(t, e, "type") != "tmpfs" || attr(t, e, "volume") != "some disk" || !strings.Contains(attr(t, e, "options"), "nosuid") {
 		t.Errorf("%+v", e)
 	}
 	if err := unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {

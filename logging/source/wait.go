@@ -21,6 +21,10 @@ type waiter struct {
 	raw    syscall.RawConn
 	events [8]unix.EpollEvent
 	ready  []int
+
+	// check is asked before each sleep and after it (woken), when no descriptor is ready, and ends the wait with true. It is for
+	// what a descriptor tells only once: whichever epoll instance asks first, the runtime's or this one, takes the news away.
+	check func(woken bool) bool
 }
 
 func newWaiter() (*waiter, error) {
@@ -73,6 +77,7 @@ func (w *waiter) wait(ctx context.Context, timeout time.Duration) ([]int, error)
 	}
 	w.ready = w.ready[:0]
 	var failed error
+	woken := false
 	err := w.raw.Read(func(fd uintptr) bool {
 		n, err := unix.EpollWait(int(fd), w.events[:], 0)
 		if err == unix.EINTR {
@@ -82,7 +87,9 @@ func (w *waiter) wait(ctx context.Context, timeout time.Duration) ([]int, error)
 			w.ready = append(w.ready, int(e.Fd))
 		}
 		failed = err
-		return n != 0
+		end := n != 0 || w.check != nil && w.check(woken)
+		woken = true
+		return end
 	})
 	if err == nil {
 		err = failed
