@@ -95,7 +95,7 @@ func TestStormOfPrograms(t *testing.T) {
 				t.Skip(err)
 			}
 			t.Cleanup(func() { os.RemoveAll(dir) })
-			w := watch(t, execKind(), testEnv(t, "/"))
+			w := observe(t, execKind(), testEnv(t, "/"))
 			w.sink.limit = newLimiter(execKind().Rate) // before the first event
 			evil := filepath.Join(t.TempDir(), "evil")
 			sum := program(t, evil)
