@@ -33,8 +33,8 @@ func testSink(rec *recorded) *Sink {
 	return &Sink{name: "test", emit: rec.emit, limit: newLimiter(Rate{Per: 1e6, Burst: 1e6})}
 }
 
-// watch runs a kind against the kernel of this machine until the test ends. It skips where the kind says it cannot work.
-func watch(t *testing.T, k Kind, env *Env) *recorded {
+// live runs a kind against the kernel of this machine until the test ends. It skips where the kind says it cannot work.
+func live(t *testing.T, k Kind, env *Env) *recorded {
 	t.Helper()
 	testneed.Native(t)
 	var rec recorded

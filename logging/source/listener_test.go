@@ -244,7 +244,7 @@ func TestListenersOfThisKernel(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer early.Close()
-	rec := watch(t, listenerKind(), &Env{Poll: 50 * time.Millisecond})
+	rec := live(t, listenerKind(), &Env{Poll: 50 * time.Millisecond})
 	_, eport, _ := net.SplitHostPort(early.Addr().String())
 	await(t, rec, "net.listen", "port", eport, "at_start", "true")
 	l, err := net.Listen("tcp4", "127.0.0.1:0")

@@ -163,7 +163,7 @@ func TestNetworkOfThisKernel(t *testing.T) {
 	if !testneed.Netns(t) {
 		return
 	}
-	rec := watch(t, routeKind(), &Env{Poll: 100 * time.Millisecond})
+	rec := live(t, routeKind(), &Env{Poll: 100 * time.Millisecond})
 	index := addLink(t, "test0", "bridge")
 	await(t, rec, "net.link", "interface", "test0", "change", "added", "kind", "bridge")
 	rt(t, unix.RTM_NEWLINK, 0, ifinfo(index, unix.IFF_UP, unix.IFF_UP))
