@@ -32,7 +32,8 @@ type serve struct {
 	names                             string // comma separated, in the servers' certificates
 	listenEST, listenRepo, listenMQTT string
 
-	broker, brokerCA, brokerCert, brokerKey string // somebody else's broker instead of the MQTT front
+	brokers                         keyList // somebody else's, instead of the MQTT front
+	brokerCA, brokerCert, brokerKey string
 }
 
 func serveCommand() *cli.Command {
@@ -54,7 +55,7 @@ offline key. It ends on SIGTERM or SIGINT.`,
 			fs.StringVar(&s.listenEST, "listen-est", "", "`address` of the enrolment server, host:port")
 			fs.StringVar(&s.listenRepo, "listen-repo", "", "`address` of the repository server")
 			fs.StringVar(&s.listenMQTT, "listen-mqtt", "", "`address` of the MQTT front")
-			fs.StringVar(&s.broker, "broker", "", "`URL` of a broker to subscribe to, tls://host:port")
+			fs.Var(&s.brokers, "broker", "`URL` of a broker to subscribe to, tls://host:port; may be repeated")
 			fs.StringVar(&s.brokerCA, "broker-ca", "", "PEM `file` with the broker's root; default: the authority's")
 			fs.StringVar(&s.brokerCert, "broker-cert", "", "PEM `file` with the collector's certificate for the broker")
 			fs.StringVar(&s.brokerKey, "broker-key", "", "PEM `file` with its key")
@@ -236,7 +237,7 @@ func (s *serve) front(c *ca.CA, collector *collect.Collector, logger *slog.Logge
 }
 
 func (s *serve) subscriber(c *ca.CA, collector *collect.Collector, logger *slog.Logger, out *ready) (part, error) {
-	if s.broker == "" {
+	if len(s.brokers) == 0 {
 		return nil, nil
 	}
 	cert, err := tls.LoadX509KeyPair(s.brokerCert, s.brokerKey)
@@ -256,16 +257,20 @@ func (s *serve) subscriber(c *ca.CA, collector *collect.Collector, logger *slog.
 	}
 	conf := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots,
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &cert, nil }}
-	transport, err := collect.SubscriberMQTT(ship.MQTTConfig{Broker: s.broker, ClientID: cert.Leaf.Subject.CommonName, TLS: conf})
-	if err != nil {
-		return nil, err
+	var parts []part
+	for _, b := range s.brokers {
+		transport, err := collect.SubscriberMQTT(ship.MQTTConfig{Broker: b, ClientID: cert.Leaf.Subject.CommonName, TLS: conf})
+		if err != nil {
+			return nil, err
+		}
+		sub, err := collect.NewSubscriber(collect.SubscriberConfig{Transport: transport, Collector: collector, Logger: logger})
+		if err != nil {
+			return nil, err
+		}
+		parts = append(parts, sub.Run)
 	}
-	sub, err := collect.NewSubscriber(collect.SubscriberConfig{Transport: transport, Collector: collector, Logger: logger})
-	if err != nil {
-		return nil, err
-	}
-	out.MQTT = s.broker
-	return sub.Run, nil
+	out.MQTT = strings.Join(s.brokers, " ")
+	return func(ctx context.Context) error { return runParts(ctx, parts) }, nil
 }
 
 // keepFresh signs snapshot and timestamp again before they run out. A failure is tried again; devices refuse updates only when

@@ -79,6 +79,14 @@ func (p *pki) write(name, kind string, der []byte) string {
 func (p *pki) client(name string) *tls.Config {
 	key, cert := p.make(&x509.Certificate{Subject: pkix.Name{CommonName: name, Organization: []string{"TEST"}},
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, nil)
+	if name == "collector" { // it may run in another process
+		der, err := x509.MarshalPKCS8PrivateKey(key)
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		p.write("collector.pem", "CERTIFICATE", cert.Raw)
+		p.write("collector.key", "PRIVATE KEY", der)
+	}
 	return &tls.Config{RootCAs: p.pool, ServerName: "localhost",
 		Certificates: []tls.Certificate{{Certificate: [][]byte{cert.Raw}, PrivateKey: key}}}
 }
