@@ -21,8 +21,8 @@ done
 
 if [[ ! -e $cache/kernel/done ]]; then
   mkdir -p "$cache"/{state/lists/partial,archives/partial,debs,kernel}; : > "$cache/status"
-  apt=(-o "APT::Architecture=$arch" -o "APT::Architectures::=$arch" -o "Dir::State=$cache/state" -o "Dir::State::status=$cache/status" -o "Dir::Cache=$cache")
-  apt-get "${apt[@]}" update -qq
+  apt=(-o "APT::Architecture=$arch" -o "APT::Architectures::=$arch" -o "Dir::State=$cache/state" -o "Dir::State::status=$cache/status" -o "Dir::Cache=$cache" -o APT::Sandbox::User=root)
+  apt-get "${apt[@]}" update -qq || echo "run.sh: not every package index could be read; going on with the others" >&2
   image=$(apt-cache "${apt[@]}" depends "linux-image-$flavour" | awk '/Depends: linux-image-/{print $2; exit}')
   (cd "$cache/debs" && apt-get "${apt[@]}" download "$image")
   dpkg-deb -x "$cache"/debs/linux-image-*.deb "$cache/kernel"
