@@ -103,3 +103,12 @@ repro: ## build the release twice in different directories and compare
 generate: ## rewrite generated pages and golden files
 	go generate ./...
 	go test ./... -run 'Golden|Docs' -update
+
+.PHONY: guest
+guest: ## what watches the device, on real kernels of other architectures, in QEMU
+	testdata/guest/run.sh mipsel ./logging/source
+	testdata/guest/run.sh armhf ./logging/source
+
+.PHONY: bench-log
+bench-log: ## the audit log beside rsyslog and journald: events a second and bytes written (as root)
+	go run ./testdata/logbench

@@ -203,7 +203,7 @@ func (l *Log) encode(tree *logging.Tree, events []logging.Event, c *change) (hea
 		if e.Critical() {
 			flags = flagCritical
 		}
-		c.entries = append(c.entries, entry{kind: kindLeaf, at: leaf.Index, value: leafValue(flags, leaf)})
+		c.entries = append(c.entries, entry{kind: kindLeaf, at: leaf.Index, value: leafValue(flags, leaf, &l.packer)})
 		tree.Append(leaf.Hash)
 		size, count = size+len(body), count+1
 		if count < logging.TargetLeaves && size < logging.TargetInflated-logging.MaxLeaf && i < len(events)-1 {

@@ -111,12 +111,13 @@ func (l *Log) check(r reader, s state) (check, error) {
 	var got check
 	tree := s.min.Clone()
 	good := s.marks.pruned
+	var u unpacker
 	err := r.entries(s.marks.pruned, func(e entry) (bool, error) {
 		if e.kind == kindLeaf {
 			if e.at >= s.marks.size || e.at != tree.Size() {
 				return false, missing(tree.Size())
 			}
-			leaf, _, err := parseLeaf(e.at, e.value)
+			leaf, _, err := parseLeaf(e.at, e.value, &u)
 			tree.Append(leaf.Hash)
 			return true, err
 		}

@@ -7,6 +7,8 @@ import (
 	"io"
 	"maps"
 	"slices"
+
+	"github.com/backstay/backstay/logging"
 )
 
 // Effect is one step towards durable data.
@@ -22,6 +24,9 @@ var CheckPages = checkPages
 
 // OpenError turns an error of bbolt.Open into the error of Open.
 var OpenError = openError
+
+// LeafValue is what a store keeps of an ordinary record.
+func LeafValue(leaf logging.Leaf) []byte { return leafValue(0, leaf, &packer{}) }
 
 // SegmentKeys reads a segment into the keys bbolt would keep.
 func SegmentKeys(data []byte, m map[string][]byte) error {

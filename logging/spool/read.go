@@ -61,6 +61,7 @@ func (l *Log) fillBatch(b *logging.Batch) error {
 			return err
 		}
 		size, taken := 0, 0
+		var u unpacker
 		err := r.entries(b.Start, func(e entry) (bool, error) {
 			if e.kind == kindHead && e.at == b.Start {
 				return true, nil
@@ -79,7 +80,7 @@ func (l *Log) fillBatch(b *logging.Batch) error {
 			if e.at != tree.Size() {
 				return false, missing(tree.Size())
 			}
-			leaf, _, err := parseLeaf(e.at, e.value)
+			leaf, _, err := parseLeaf(e.at, e.value, &u)
 			if err != nil {
 				return false, err
 			}
@@ -276,6 +277,7 @@ func (s *snapshot) some(first uint64) (items []logging.Item, next uint64, err er
 		return nil, first, err
 	}
 	next = min(first+stepRecords/4, s.state.marks.size)
+	var u unpacker
 	err = s.reader.entries(first, func(e entry) (bool, error) {
 		switch {
 		case e.kind == kindHead && e.at == first && first > s.state.marks.pruned:
@@ -286,7 +288,7 @@ func (s *snapshot) some(first uint64) (items []logging.Item, next uint64, err er
 		case e.kind == kindHead || e.at >= next:
 			return false, nil
 		}
-		leaf, _, err := splitLeaf(e.at, e.value)
+		leaf, _, err := splitLeaf(e.at, e.value, &u)
 		if err == nil {
 			items = append(items, logging.Item{Leaf: &leaf})
 		}

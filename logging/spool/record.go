@@ -10,24 +10,28 @@ import (
 	"github.com/backstay/backstay/logging"
 )
 
-// The bytes of a record, the same in every store: flags (1 byte), leaf hash (32 bytes), body; no body when shed. Nothing
-// else here reads or writes them.
+// The bytes of a record, the same in every store: flags (1 byte), leaf hash (32 bytes), body, deflated if the flag says so;
+// no body when shed. Nothing else here reads or writes them.
 const (
 	flagCritical = 1
 	flagShed     = 2
+	flagPacked   = 4 // see packer
 )
 
-func leafValue(flags byte, leaf logging.Leaf) []byte {
+func leafValue(flags byte, leaf logging.Leaf, p *packer) []byte {
+	body := leaf.Body
 	if leaf.Shed() {
 		flags |= flagShed
+	} else if packed := p.pack(body); packed != nil {
+		flags, body = flags|flagPacked, packed
 	}
-	v := make([]byte, 0, 1+logging.HashSize+len(leaf.Body))
-	return append(append(append(v, flags), leaf.Hash[:]...), leaf.Body...)
+	v := make([]byte, 0, 1+logging.HashSize+len(body))
+	return append(append(append(v, flags), leaf.Hash[:]...), body...)
 }
 
 // parseLeaf copies a record out of a store and checks its body against the hash kept with it.
-func parseLeaf(index uint64, v []byte) (leaf logging.Leaf, flags byte, err error) {
-	if leaf, flags, err = splitLeaf(index, v); err != nil {
+func parseLeaf(index uint64, v []byte, u *unpacker) (leaf logging.Leaf, flags byte, err error) {
+	if leaf, flags, err = splitLeaf(index, v, u); err != nil {
 		return leaf, flags, err
 	}
 	if flags&flagShed != 0 {
@@ -43,14 +47,22 @@ func parseLeaf(index uint64, v []byte) (leaf logging.Leaf, flags byte, err error
 }
 
 // splitLeaf copies a record without checking it, for an export that must show what is there.
-func splitLeaf(index uint64, v []byte) (leaf logging.Leaf, flags byte, err error) {
+// What does not unpack comes as it is: it will not have its hash.
+func splitLeaf(index uint64, v []byte, u *unpacker) (leaf logging.Leaf, flags byte, err error) {
 	if len(v) < 1+logging.HashSize {
 		return leaf, 0, altered(index, "it is cut off")
 	}
 	leaf = logging.Leaf{Index: index, Hash: logging.Hash(v[1 : 1+logging.HashSize])}
-	if v[0]&flagShed == 0 {
-		leaf.Body = append(make([]byte, 0, len(v)), v[1+logging.HashSize:]...)
+	body := v[1+logging.HashSize:]
+	if v[0]&flagShed != 0 {
+		return leaf, v[0], nil
 	}
+	if v[0]&flagPacked != 0 {
+		if leaf.Body, err = u.unpack(body); err == nil {
+			return leaf, v[0], nil
+		}
+	}
+	leaf.Body = append(make([]byte, 0, len(v)), body...)
 	return leaf, v[0], nil
 }
 
@@ -61,7 +73,7 @@ func sheddable(v []byte) bool {
 
 // shedValue returns a record without its body.
 func shedValue(v []byte) []byte {
-	return append([]byte{v[0] | flagShed}, v[1:1+logging.HashSize]...)
+	return append([]byte{v[0]&^flagPacked | flagShed}, v[1:1+logging.HashSize]...)
 }
 
 // eachLeaf calls fn for every record from first to end-1, in order, each checked against its hash.
@@ -70,6 +82,7 @@ func eachLeaf(r reader, first, end uint64, fn func(leaf logging.Leaf, flags byte
 	if next >= end {
 		return nil
 	}
+	var u unpacker
 	err := r.entries(first, func(e entry) (bool, error) {
 		if e.kind == kindHead {
 			return true, nil
@@ -77,7 +90,7 @@ func eachLeaf(r reader, first, end uint64, fn func(leaf logging.Leaf, flags byte
 		if e.at != next {
 			return false, missing(next)
 		}
-		leaf, flags, err := parseLeaf(e.at, e.value)
+		leaf, flags, err := parseLeaf(e.at, e.value, &u)
 		if err == nil {
 			err = fn(leaf, flags)
 		}

@@ -50,7 +50,7 @@ func (f *fill) fits(need int64, percent int64) bool { return f.used+need <= f.us
 func need(events []logging.Event) int64 {
 	n := int64(16 << 10)
 	for _, e := range events {
-		n += int64(700 + len(e.Message) + 64*len(e.Attrs))
+		n += int64(350 + len(e.Message) + 64*len(e.Attrs))
 	}
 	return n
 }
@@ -148,6 +148,7 @@ func (l *Log) shedStep() (n, first, last uint64, err error) {
 	from := max(l.full.shed, l.marks.pruned)
 	_, end := l.store.space(from)
 	end = min(end, l.marks.size)
+	var u unpacker
 	err = l.view(func(r reader) error {
 		return r.entries(from, func(e entry) (bool, error) {
 			if e.at >= end {
@@ -160,7 +161,7 @@ func (l *Log) shedStep() (n, first, last uint64, err error) {
 				first = e.at
 			}
 			n, last = n+1, e.at
-			_, _, err := parseLeaf(e.at, e.value)
+			_, _, err := parseLeaf(e.at, e.value, &u)
 			return true, err
 		})
 	})

@@ -3,9 +3,11 @@
 package spool_test
 
 import (
+	"crypto/sha256"
+	"encoding/base64"
 	"errors"
+	"fmt"
 	"os"
-	"strings"
 	"testing"
 
 	"github.com/backstay/backstay/logging"
@@ -46,6 +48,16 @@ func codes(t testing.TB, l *spool.Log) map[string]int {
 	return n
 }
 
+// noiseText is text that takes its room on flash whatever is done to it.
+func noiseText(seed, n int) string {
+	var b []byte
+	sum := sha256.Sum256(fmt.Append(nil, seed))
+	for ; len(b) < n; sum = sha256.Sum256(sum[:]) {
+		b = append(b, sum[:]...)
+	}
+	return base64.StdEncoding.EncodeToString(b)[:n]
+}
+
 // TestFullFlash: nobody acknowledges anything for a long time. The file stays within its capacity, every critical event is
 // kept with its body, ordinary ones lose theirs but not their place, and everything that happened is in the log.
 func TestFullFlash(t *testing.T) { eachStore(t, testFullFlash) }
@@ -62,6 +74,7 @@ func testFullFlash(t *testing.T) {
 			e = critical(i)
 			criticals++
 		}
+		e.Message += noiseText(i, 500)
 		if err := l.Append(t.Context(), e); err != nil {
 			t.Fatal(err)
 		}
@@ -124,10 +137,9 @@ func testFullOfCriticalEvents(t *testing.T) {
 	b.cfg.Capacity = spool.MinCapacity
 	l := b.open()
 	refused := 0
-	text := strings.Repeat("x", 900)
-	for i := range 600 {
+	for i := range 700 {
 		e := critical(i)
-		e.Message = text
+		e.Message = noiseText(i, 900)
 		if err := l.Append(t.Context(), e); errors.Is(err, logging.ErrRetry) {
 			refused++
 		} else if err != nil {

@@ -296,7 +296,7 @@ func (s *scan) judge(r io.ReaderAt, size int64, bad frame, newest bool) error {
 	}
 	if bad.kind == frameRecord && len(bad.payload) >= 8 {
 		if e := bad.entry(); e.at == s.end || e.at < s.end+maxPayload {
-			if _, _, err := parseLeaf(e.at, e.value); err != nil {
+			if _, _, err := parseLeaf(e.at, e.value, &unpacker{}); err != nil {
 				return err
 			}
 		}

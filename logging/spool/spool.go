@@ -102,6 +102,7 @@ type Log struct {
 	changed chan struct{} // closed and replaced at every change of State
 	kick    chan struct{} // wakes Run
 	fuse    fuse
+	packer  packer
 }
 
 // marks are the positions of a log: pruned <= acked <= size. The fourth, how far records were sent, belongs to the shipper,

@@ -108,7 +108,7 @@ func ours(dir, store string, n, batch int) (result, error) {
 	if err != nil {
 		return result{}, err
 	}
-	l, err := spool.Open(spool.Config{Dir: dir, Key: key, Capacity: 64 << 20})
+	l, err := spool.Open(spool.Config{Dir: dir, Key: key, Capacity: 64 << 20, Store: store})
 	if err != nil {
 		return result{}, err
 	}
