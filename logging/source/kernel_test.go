@@ -87,7 +87,11 @@ func (r *recorded) find(code string, attrs ...string) (logging.Event, bool) {
 next:
 	for _, e := range r.of(code) {
 		for i := 0; i+1 < len(attrs); i += 2 {
-			if v, _ := e.Attr(attrs[i]); v != attrs[i+1] {
+			v, _ := e.Attr(attrs[i])
+			if attrs[i] == "message" {
+				v = e.Message
+			}
+			if v != attrs[i+1] {
 				continue next
 			}
 		}
