@@ -64,6 +64,7 @@ type execWatcher struct {
 	budgets  execBudgets
 	link     [4096]byte
 	self     int
+	watched  watchList // files that are another source's
 }
 
 // execBudgets bound the work that is done before an event is recorded, or not.
@@ -84,7 +85,7 @@ func (b *bucket) take(now time.Time) bool {
 
 func openExec(_ context.Context, env *Env) (_ Watcher, err error) {
 	x := &execWatcher{
-		env: env, places: newPlaces(env), proc: newProcReader(env), budgets: newExecBudgets(), self: os.Getpid(),
+		env: env, watched: newWatchList(env), places: newPlaces(env), proc: newProcReader(env), budgets: newExecBudgets(), self: os.Getpid(),
 		digester: newDigester(hashMax, hashDuring, hashRate, hashBurst),
 		marked:   [2]map[device]bool{make(map[device]bool), make(map[device]bool)},
 	}

@@ -240,11 +240,15 @@ func (x *execWatcher) file(e fanEvent) {
 		return
 	}
 	path := x.path(e.fd)
-	if !executable && !within(path, writeDirs[:]) {
+	watched := x.watched.has(path)
+	if watched || within(path, writeDirs[:]) {
+		x.env.writers.note(writer{
+			dev: deviceOf(&st), inode: uint64(st.Ino), pid: e.pid, who: x.proc.status(e.pid), exe: cut(x.proc.exe(e.pid)), at: now,
+		})
+	} else if !executable {
 		return
 	}
-	if watchedFile(x.env, path) {
-		x.env.writers.note(writer{dev: deviceOf(&st), inode: uint64(st.Ino), pid: e.pid, who: x.proc.status(e.pid), exe: cut(x.proc.exe(e.pid))})
+	if watched { // the source of watched files knows more
 		return
 	}
 	k := seenKey{dev: deviceOf(&st), inode: uint64(st.Ino), uid: x.proc.owner(e.pid), write: true}
@@ -273,6 +277,9 @@ func within(path string, dirs []string) bool {
 func (x *execWatcher) recordWrite(s *seen) {
 	message := "program written"
 	path, st, ok := x.whereNow(s)
+	if x.watched.has(path) { // it was renamed over a watched file, which has a record of its own
+		return
+	}
 	if ok && st.Mode&0o111 == 0 {
 		message = "system file written"
 	}

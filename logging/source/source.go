@@ -100,6 +100,7 @@ func Kinds() []Kind {
 		listenerKind(),
 		execKind(),
 		mountKind(),
+		accountKind(),
 		loginKind(),
 	}
 }

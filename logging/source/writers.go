@@ -5,6 +5,7 @@ package source
 import (
 	"log/slog"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -24,7 +25,12 @@ type writer struct {
 	pid   int
 	who   process
 	exe   string
+	at    time.Time
 }
+
+// writerKept is how long the last writer of a file is the one who made a change that is noticed. It may be noticed twice, as
+// that of a file and as that of an account.
+const writerKept = time.Minute
 
 func (w *writers) note(one writer) {
 	if w == nil {
@@ -42,7 +48,7 @@ func (w *writers) note(one writer) {
 	w.next = (w.next + 1) % len(w.ring)
 }
 
-// of returns what is known of the last writer of a file as attributes, and forgets it: the next change may be another's.
+// of returns what is known of the last writer of a file as attributes.
 func (w *writers) of(st *unix.Stat_t) []slog.Attr {
 	if w == nil {
 		return nil
@@ -51,14 +57,13 @@ func (w *writers) of(st *unix.Stat_t) []slog.Attr {
 	defer w.mu.Unlock()
 	for i := range w.ring {
 		one := &w.ring[i]
-		if one.inode == 0 || one.inode != uint64(st.Ino) || one.dev != deviceOf(st) {
+		if one.inode == 0 || one.inode != uint64(st.Ino) || one.dev != deviceOf(st) || time.Since(one.at) > writerKept {
 			continue
 		}
 		attrs := one.who.attrs(nil, one.pid)
 		if one.exe != "" {
 			attrs = append(attrs, slog.String("exe", one.exe))
 		}
-		*one = writer{}
 		return attrs
 	}
 	return nil
