@@ -110,7 +110,7 @@ func (a *accounts) room(n int) bool {
 func (a *accounts) members(s string) []string {
 	var out []string
 	for m := range strings.SplitSeq(s, ",") {
-		if m = clip(strings.TrimSpace(m)); m == "" {
+		if m = strings.TrimSpace(clip(m)); m == "" {
 			continue
 		}
 		if len(out) == maxMembers {
@@ -123,13 +123,15 @@ func (a *accounts) members(s string) []string {
 	return slices.Compact(out)
 }
 
+// clip cuts a name and takes what would break a line of the state out of it, byte by byte: it is as long after a second time.
 func clip(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' {
-			return '?'
+	b := []byte(s[:min(len(s), maxName)])
+	for i := range b {
+		if b[i] < ' ' {
+			b[i] = '?'
 		}
-		return r
-	}, s[:min(len(s), maxName)])
+	}
+	return string(b)
 }
 
 // fields gives the lines of a file with fields between colons that have at least n of them.
