@@ -17,189 +17,280 @@ import (
 	"github.com/backstay/backstay/logging/spool"
 )
 
-// image is the directory of a log at one moment, with what had been promised by then.
-type image struct {
-	op    string
-	files map[string][]byte
-	epoch uint64
-	acked uint64 // records that Append or Flush had called durable
-	bodys map[uint64]string
-}
-
-// recorder takes an image before every durable effect.
-type recorder struct {
+// cutter cuts the power before every effect of a log, and starts again from what may then be on flash.
+type cutter struct {
 	t      *testing.T
-	dir    string
+	b      *bench
+	flash  *flash
 	log    *spool.Log
-	images []image
+	rng    *rand.Rand
+	seed   uint64
+	random int                      // random images for each effect
+	active bool                     // cut now; filling a store is not worth it
+	skip   int                      // cut at one effect of so many
+	effect int                      // seen
+	last   spool.Effect             // seen before
+	before map[string][]byte        // bolt: the files before the last effect
+	known  map[uint64][]knownRecord // by epoch: records that were promised to be durable
 	epoch  uint64
-	acked  uint64
+	moving bool // a new epoch is being begun
+
+	images, lost, recovered int
 }
 
-func (r *recorder) take(op string) {
-	files := map[string][]byte{}
-	entries, err := os.ReadDir(r.dir)
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	for _, e := range entries {
-		b, err := os.ReadFile(filepath.Join(r.dir, e.Name()))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			r.t.Fatal(err)
+// knownRecord is a record that was promised.
+type knownRecord struct {
+	hash     logging.Hash
+	critical bool
+}
+
+func newCutter(t *testing.T, b *bench) *cutter {
+	c := &cutter{t: t, b: b, flash: newFlash(b.cfg.Dir), seed: rand.Uint64(), random: 1, skip: 17, active: true, known: map[uint64][]knownRecord{}}
+	if os.Getenv("BACKSTAY_LONG") == "1" {
+		c.random, c.skip = 30, 1
+		if b.cfg.Store == spool.StoreBolt {
+			c.random = 130 // it has fewer effects that can be seen
 		}
-		files[e.Name()] = b
 	}
-	r.images = append(r.images, image{op: op, files: files, epoch: r.epoch, acked: r.acked})
-}
-
-// durable notes that everything in the log now was promised to the caller.
-func (r *recorder) durable() {
-	s := r.log.State()
-	r.epoch, r.acked = s.Origin.Epoch, s.Size
-}
-
-// record drives a log through everything it does and returns the images in between.
-func record(t *testing.T, b *bench) []image {
-	r := &recorder{t: t, dir: b.cfg.Dir}
+	c.rng = rand.New(rand.NewPCG(c.seed, 5))
 	l, err := spool.OpenWithFuse(b.cfg, func(e spool.Effect) (bool, error) {
-		r.take(e.Op)
+		c.step(e)
 		return true, nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	r.log = l
-	r.durable()
-	c := b.collector()
-	for round := range 4 {
-		if err := l.Append(t.Context(), critical(round)); err != nil {
-			t.Fatal(err)
-		}
-		r.durable()
-		fillLog(t, l, 100)
-		r.durable()
-		if err := l.Receipt(t.Context(), c.take(l)); err != nil {
-			t.Fatal(err)
-		}
-		if err := l.Prune(t.Context(), uint64(round*60)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	// A receipt for what we do not have: the next epoch.
-	far, err := b.signer.Sign(logging.Checkpoint{Origin: l.State().Origin, Size: 1 << 20}, time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	wantCode(t, l.Receipt(t.Context(), far), logging.CodeRolledBack)
-	r.durable()
-	if err := l.Append(t.Context(), critical(9)); err != nil {
-		t.Fatal(err)
-	}
-	r.durable()
-	r.take("end")
-	return r.images
+	t.Cleanup(func() { l.Close() })
+	c.log = l
+	c.durable()
+	return c
 }
 
-const sector = 512
-
-// cut returns what may be on flash when power fails between two images: of the sectors that differ, those chosen by pick
-// are the new ones. The meta pages of bbolt are written only after the rest was synced.
-func cut(before, after []byte, pick func(meta bool) bool) []byte {
-	out := bytes.Clone(before)
-	if len(after) > len(out) {
-		out = append(out, make([]byte, len(after)-len(out))...) // the file is grown first
+// durable notes that everything in the log now was promised to the caller.
+func (c *cutter) durable() {
+	c.t.Helper()
+	if c.b.cfg.Store == spool.StoreBolt {
+		c.followBolt() // while the last change was not promised yet
 	}
-	for at := 0; at < len(after); at += sector {
-		end := min(at+sector, len(after))
-		if !bytes.Equal(out[at:end], after[at:end]) && pick(at < 8192) {
-			copy(out[at:end], after[at:end])
+	c.epoch = c.log.State().Origin.Epoch
+	records := c.known[c.epoch]
+	for leaf, err := range c.log.From(c.t.Context(), uint64(len(records))) {
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		r, err := logging.DecodeLeaf(leaf.Body)
+		records = append(records, knownRecord{leaf.Hash, err == nil && r.Critical()})
+	}
+	c.known[c.epoch] = records
+}
+
+// step is called before each effect.
+func (c *cutter) step(e spool.Effect) {
+	c.t.Helper()
+	bolt := c.b.cfg.Store == spool.StoreBolt
+	if bolt {
+		c.followBolt()
+	}
+	c.effect++
+	if c.active && c.effect%c.skip == 0 {
+		c.cut(e.Op)
+	}
+	c.flash.follow(c.t, e)
+	c.last = e
+}
+
+// cut tries what may be on flash now.
+func (c *cutter) cut(op string) {
+	c.try(op, func() bool { return false })
+	if !c.flash.root.unsure() {
+		return
+	}
+	c.try(op, func() bool { return true })
+	for range c.random {
+		odds := c.rng.IntN(5) + 1
+		c.try(op, func() bool { return c.rng.IntN(6) < odds })
+	}
+}
+
+// followBolt cuts inside the transaction that has just been committed. bbolt grows the file and syncs, writes pages and
+// syncs, writes a meta page and syncs; so what differs between before and after is one of: some pages and the length, or
+// all pages and some sectors of the meta pages.
+func (c *cutter) followBolt() {
+	for _, name := range []string{"audit.db.new", "audit.db"} {
+		path := filepath.Join(c.b.cfg.Dir, name)
+		after, err := os.ReadFile(path)
+		n := c.flash.find(path)
+		if errors.Is(err, fs.ErrNotExist) || n != nil && bytes.Equal(after, n.data) {
+			continue
+		}
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		if n == nil {
+			n = &node{}
+			c.flash.step(path, step{name: name, node: n})
+		}
+		if c.active && c.effect%max(c.skip/4, 1) == 0 {
+			c.cutBolt(n, after)
+		}
+		n.data, n.synced = after, after
+	}
+}
+
+const boltMeta = 8192
+
+func (c *cutter) cutBolt(n *node, after []byte) {
+	before := n.data
+	meta := min(boltMeta, len(before))
+	pages := append(bytes.Clone(before[:meta]), after[meta:]...) // all data, no meta
+	n.synced, n.data = before, pages
+	c.cut("pages of " + c.last.Op)
+	n.synced, n.data = pages, after
+	c.cut("meta of " + c.last.Op)
+}
+
+// try starts from one image.
+func (c *cutter) try(op string, pick func() bool) {
+	c.t.Helper()
+	dir, err := os.MkdirTemp(c.t.TempDir(), "")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	c.flash.root.image(c.t, dir, pick, c.rng)
+	c.images++
+	cfg := c.b.cfg
+	cfg.Dir = dir
+	l, err := spool.Open(cfg)
+	if err != nil {
+		c.t.Fatalf("seed %d: cut at %q, image %d: %v", c.seed, op, c.images, err)
+	}
+	defer l.Close()
+	s := l.State()
+	if s.Origin.Epoch > c.epoch && c.epoch > 0 {
+		c.recovered++
+		if reason, _ := decode(c.t, l, 0).Attr("reason"); !c.moving || reason != "rolled-back" && reason != "store-missing" {
+			c.t.Errorf("seed %d: cut at %q, image %d: a new epoch because of %q", c.seed, op, c.images, reason)
+		}
+	} else {
+		c.compare(op, l)
+	}
+	for _, name := range []string{"audit.db.new", "audit.log.new"} {
+		if _, err := os.Stat(filepath.Join(dir, name)); !errors.Is(err, fs.ErrNotExist) {
+			c.t.Errorf("seed %d: cut at %q: the unfinished store is still there", c.seed, op)
 		}
 	}
+	if err := l.Append(c.t.Context(), critical(1)); err != nil {
+		c.t.Errorf("seed %d: cut at %q, image %d: append: %v", c.seed, op, c.images, err)
+	}
+	if _, err := l.Verify(c.t.Context()); err != nil {
+		c.t.Errorf("seed %d: cut at %q, image %d: verify: %v", c.seed, op, c.images, err)
+	}
+	if left := leftovers(dir); len(left) > 0 {
+		c.t.Errorf("seed %d: cut at %q, image %d: left behind: %v", c.seed, op, c.images, left)
+	}
+}
+
+// leftovers are files in the directory of a log that are no part of it, after the first commit.
+func leftovers(dir string) (out []string) {
+	filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if strings.HasSuffix(path, ".new") && !strings.HasSuffix(path, "audit.epoch.new") {
+			out = append(out, path)
+		}
+		return nil
+	})
 	return out
+}
+
+// compare counts the records that were promised and are not there, or critical ones without their body.
+func (c *cutter) compare(op string, l *spool.Log) {
+	known := c.known[c.epoch]
+	at := l.State().Pruned
+	for leaf, err := range l.From(c.t.Context(), at) {
+		if err != nil || at >= uint64(len(known)) {
+			break
+		}
+		if leaf.Hash != known[at].hash || known[at].critical && leaf.Shed() {
+			break
+		}
+		at++
+	}
+	if at < uint64(len(known)) {
+		c.lost += len(known) - int(at)
+		c.t.Errorf("seed %d: cut at %q, image %d: record %d of %d promised is not there; %+v", c.seed, op, c.images, at, len(known), l.State())
+	}
+}
+
+func (c *cutter) report() {
+	c.t.Logf("%s: %d effects, %d images, %d acknowledged records lost, %d opened with a new epoch", c.b.cfg.Store, c.effect, c.images, c.lost, c.recovered)
 }
 
 // TestPowerCuts cuts the power before, in the middle of and after every durable effect, and starts again. Every record that
 // was promised to be durable is there, the log verifies, and it takes new records.
 func TestPowerCuts(t *testing.T) {
-	b := newBench(t)
-	images := record(t, b)
-	seed := rand.Uint64()
-	rng := rand.New(rand.NewPCG(seed, 5))
-	random := 1
-	if os.Getenv("BACKSTAY_LONG") == "1" {
-		random = 200
-	}
-	cuts := 0
-	for i := range len(images) - 1 {
-		from, to := images[i], images[i+1]
-		tryCut(t, b, from.files, from, seed)
-		cuts++
-		for _, name := range []string{"audit.db", "audit.db.new"} {
-			before, after := from.files[name], to.files[name]
-			if after == nil || bytes.Equal(before, after) || name == "audit.db" && before == nil {
-				continue
+	eachStore(t, func(t *testing.T) {
+		b := newBench(t)
+		b.cfg.Capacity = spool.MinCapacity // segments of 32 KiB
+		c := newCutter(t, b)
+		col := b.collector()
+		for round := range 4 {
+			if err := c.log.Append(t.Context(), critical(round)); err != nil {
+				t.Fatal(err)
 			}
-			// Between two images of one file lies one commit; for a file that is being created, anything.
-			variants := []func(bool) bool{
-				func(meta bool) bool { return !meta }, // all data, no meta
+			c.durable()
+			fillLog(t, c.log, 100)
+			c.durable()
+			if err := c.log.Receipt(t.Context(), col.take(c.log)); err != nil {
+				t.Fatal(err)
 			}
-			for range random {
-				variants = append(variants,
-					func(meta bool) bool { return !meta && rng.IntN(2) == 0 },             // some data
-					func(meta bool) bool { return !meta || rng.IntN(2) == 0 },             // all data, some meta sectors
-					func(bool) bool { return name == "audit.db.new" && rng.IntN(2) == 0 }) // an unfinished file is anything
-			}
-			for _, pick := range variants {
-				files := map[string][]byte{}
-				for n, data := range from.files {
-					files[n] = data
-				}
-				files[name] = cut(before, after, pick)
-				tryCut(t, b, files, from, seed)
-				cuts++
+			if err := c.log.Prune(t.Context(), uint64(round*60)); err != nil {
+				t.Fatal(err)
 			}
 		}
-	}
-	tryCut(t, b, images[len(images)-1].files, images[len(images)-1], seed)
-	t.Logf("%d cuts at %d durable effects", cuts+1, len(images))
-}
-
-func tryCut(t *testing.T, b *bench, files map[string][]byte, promised image, seed uint64) {
-	t.Helper()
-	dir := t.TempDir()
-	for name, data := range files {
-		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+		// A receipt for what we do not have: the next epoch.
+		far, err := b.signer.Sign(logging.Checkpoint{Origin: c.log.State().Origin, Size: 1 << 20}, time.Now())
+		if err != nil {
 			t.Fatal(err)
 		}
-	}
-	cfg := b.cfg
-	cfg.Dir = dir
-	l, err := spool.Open(cfg)
-	if err != nil {
-		t.Fatalf("seed %d: cut at %q: %v", seed, promised.op, err)
-	}
-	defer l.Close()
-	s := l.State()
-	switch {
-	case s.Origin.Epoch < promised.epoch, s.Origin.Epoch == promised.epoch && s.Size < promised.acked:
-		t.Errorf("seed %d: cut at %q: epoch %d with %d records, promised were %d and %d", seed, promised.op, s.Origin.Epoch, s.Size, promised.epoch, promised.acked)
-	case s.Origin.Epoch > promised.epoch && promised.epoch > 0:
-		// Only an epoch that was being begun may have begun.
-		reason, _ := decode(t, l, 0).Attr("reason")
-		if promised.op == "receipt" || promised.op == "prune" || reason != "rolled-back" && reason != "store-missing" {
-			t.Errorf("seed %d: cut at %q: a new epoch because of %q", seed, promised.op, reason)
+		c.moving = true
+		wantCode(t, c.log.Receipt(t.Context(), far), logging.CodeRolledBack)
+		c.moving = false
+		c.durable()
+		if err := c.log.Append(t.Context(), critical(9)); err != nil {
+			t.Fatal(err)
 		}
-	}
-	if _, err := os.Stat(filepath.Join(dir, "audit.db.new")); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("seed %d: cut at %q: the unfinished store is still there", seed, promised.op)
-	}
-	if err := l.Append(t.Context(), critical(1)); err != nil {
-		t.Errorf("seed %d: cut at %q: append: %v", seed, promised.op, err)
-	}
-	if _, err := l.Verify(t.Context()); err != nil {
-		t.Errorf("seed %d: cut at %q: verify: %v", seed, promised.op, err)
-	}
+		c.durable()
+		c.report()
+	})
+}
+
+// TestPowerCutsWhenFull is the same while bodies are shed and files rewritten.
+func TestPowerCutsWhenFull(t *testing.T) {
+	eachStore(t, func(t *testing.T) {
+		b := newBench(t)
+		b.cfg.Capacity = spool.MinCapacity
+		c := newCutter(t, b)
+		c.active = false
+		for i := 0; c.log.State().Fill < 70 && i < 2000; i++ {
+			if err := c.log.Append(t.Context(), ordinary(i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		c.durable()
+		c.active = true
+		for i := range 12 {
+			if err := c.log.Append(t.Context(), critical(i)); err != nil {
+				t.Fatal(err)
+			}
+			c.durable()
+			fillLog(t, c.log, 40)
+			c.durable()
+		}
+		if codes(t, c.log)["shed"] == 0 {
+			t.Error("nothing was shed")
+		}
+		c.report()
+	})
 }
 
 // TestEveryEffectFails lets each durable effect fail in turn, with and without having happened, while the process lives on.

@@ -24,7 +24,7 @@ type segStore struct {
 	limit    int64 // a file that would grow beyond is not appended to
 
 	segs     []*segment // oldest first; the last one is appended to
-	active   *os.File   // nil until the first commit after a start
+	active   *os.File   // nil until it is appended to
 	dirty    bool       // bytes of a commit that failed, or was torn, stand behind the newest segment
 	roll     bool       // beginning a file failed, and it may be there: it is begun again
 	spare    []string   // files that are no longer part of the log
@@ -309,14 +309,11 @@ func (s *segStore) install(g *segment, b []byte) error {
 		s.roll = true
 		err = s.disk.install(path+newSuffix, path)
 	}
-	if err != nil {
-		return errors.Join(err, f.Close())
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
 	}
-	if s.active != nil {
-		_ = s.active.Close() // it was synced at its last commit
-	}
-	s.active, s.roll, s.dirty = f, false, false
-	return nil
+	s.roll, s.dirty = false, false
+	return s.close()
 }
 
 // account takes over what was written into the description of its segment.
@@ -357,10 +354,9 @@ func (s *segStore) prune() {
 }
 
 func (s *segStore) close() error {
-	if s.active == nil {
-		return nil
+	if s.active != nil {
+		_ = s.active.Close() // every commit synced it
 	}
-	err := s.active.Close()
 	s.active = nil
-	return err
+	return nil
 }
