@@ -154,6 +154,7 @@ var kinds = [...]Kind{
 	{"kernel.audit-config", classKernel, activityOther, "Audit configuration", SeverityHigh, OutcomeSuccess, true},
 	{"kernel.message", classKernel, activityOther, "Message", SeverityLow, OutcomeFailure, false},
 	{"log.capacity", classEventLog, activityOther, "Capacity", SeverityMedium, OutcomeSuccess, true},
+	{"log.counter", classEventLog, activityOther, "Counter", SeverityInfo, OutcomeSuccess, true},
 	{"log.exported", classEventLog, 3, "", SeverityInfo, OutcomeSuccess, false},
 	{"log.gap", classEventLog, activityOther, "Gap", SeverityHigh, OutcomeFailure, true},
 	{"log.pruned", classEventLog, 2, "", SeverityInfo, OutcomeSuccess, false},

@@ -29,29 +29,31 @@ func (l *Log) Append(ctx context.Context, events ...logging.Event) error {
 	if l.closed {
 		return ErrClosed
 	}
-	dropped := false
+	var err error
+	lost := false
 	for _, e := range events {
-		if len(l.pending) >= maxPending {
-			dropped = true
-			l.lose(e, "not written in time")
-			continue
+		e = clamp(l.stamp(e))
+		if !l.pending.fits(e) && !time.Now().Before(l.retry) {
+			err = errors.Join(err, l.commit())
 		}
-		if len(l.pending) == 0 {
+		if len(l.pending.events) == 0 {
 			l.since = time.Now()
 			select {
 			case l.kick <- struct{}{}:
 			default:
 			}
 		}
-		e = l.stamp(e)
-		l.pending = append(l.pending, e)
+		for _, out := range l.pending.add(e) {
+			lost = true
+			l.lose(out, "not written in time")
+		}
 		l.urgent = l.urgent || e.Critical()
+		l.saveCritical(e)
 	}
-	var err error
 	if l.due(events) {
-		err = l.commit()
+		err = errors.Join(err, l.commit())
 	}
-	if dropped {
+	if lost {
 		err = errors.Join(err, fmt.Errorf("too many events wait: %w", logging.ErrRetry))
 	}
 	if err != nil {
@@ -71,7 +73,8 @@ func (l *Log) due(events []logging.Event) bool {
 	if time.Now().Before(l.retry) {
 		return false
 	}
-	return l.urgent || len(l.pending) >= commitEvents || len(l.pending) > 0 && time.Since(l.since) >= commitDelay
+	n := len(l.pending.events)
+	return l.urgent || n >= commitEvents || n > 0 && time.Since(l.since) >= commitDelay
 }
 
 // Flush makes every pending event durable.
@@ -104,13 +107,13 @@ func (l *Log) lose(e logging.Event, reason string) {
 
 // commit writes everything pending. When the store turns out to be damaged, a new epoch begins and takes the events.
 func (l *Log) commit() error {
-	if len(l.pending) == 0 && l.lost.events == 0 {
+	if !l.waiting() && !l.counter.due(l.cfg) {
 		return nil
 	}
 	err := l.commitOnce()
 	if isDamage(err) {
 		if e := l.newEpoch(reasonDamaged, err); e != nil {
-			err = errors.Join(err, e)
+			err = errors.Join(err, l.fail(e))
 		} else {
 			err = l.commitOnce()
 		}
@@ -122,40 +125,94 @@ func (l *Log) commit() error {
 	return err
 }
 
-// commitOnce writes in an order that matters: room first, because making it may add records of its own; then what was lost
-// before; then the events.
+// commitOnce writes in an order that matters: room first, because making it adds records of its own; then that the store
+// had failed, and what was lost; then the events.
 func (l *Log) commitOnce() error {
 	if err := l.reopen(); err != nil {
-		return err
+		return l.fail(err)
 	}
 	if l.headAt < l.marks.size {
 		if l.signErr = l.signTail(); isDamage(l.signErr) {
 			return l.signErr
 		}
 	}
-	batch, roomErr := l.makeRoom()
-	if isDamage(roomErr) {
+	if err := l.count(); err != nil {
+		return l.fail(err)
+	}
+	if !l.waiting() {
+		return nil
+	}
+	roomErr := l.makeRoom()
+	if roomErr != nil && !errors.Is(roomErr, logging.ErrRetry) {
+		return l.fail(roomErr)
+	}
+	batch, done := l.batch(roomErr)
+	if len(batch) == 0 {
 		return roomErr
 	}
-	report := l.lost.events > 0 && roomErr == nil && l.full.fits(need(l.pending), 100)
-	if report {
-		batch = append(batch, l.gapEvent())
+	c := &change{state: l.state()}
+	if done.pruned {
+		c.state.reported = l.marks.pruned
 	}
-	if batch = append(batch, l.pending...); len(batch) == 0 {
-		return roomErr
-	}
-	written, err := l.write("commit", batch, &change{state: l.state()})
+	written, err := l.write("commit", batch, c)
 	if written {
-		l.pending, l.urgent = l.pending[:0], false
-		if report {
-			l.lost = loss{}
-		}
-		l.notify()
+		l.settle(done)
 	}
-	if errors.Is(err, errFull) {
+	switch {
+	case errors.Is(err, errFull):
 		err = errors.Join(err, l.dropPending())
+	case err != nil:
+		err = l.fail(err)
 	}
 	return errors.Join(roomErr, err)
+}
+
+// waiting reports whether there is anything to write.
+func (l *Log) waiting() bool {
+	return len(l.pending.events) > 0 || l.lost.events > 0 || len(l.notes) > 0 || l.failed.err != nil
+}
+
+// told is what a commit has told besides the events, and what is settled when it is durable.
+type told struct{ lost, failed, pruned bool }
+
+// batch puts together what the next commit writes. Without room for them, only critical events are still pending, and our
+// own records wait, except that the store fills up.
+func (l *Log) batch(roomErr error) (batch []logging.Event, done told) {
+	batch = append(batch, l.notes...)
+	if roomErr == nil {
+		if l.failed.err != nil {
+			done.failed = true
+			batch = append(batch, l.failed.event(l))
+		}
+		if l.lost.events > 0 && l.full.fits(need(l.pending.events), 100) {
+			done.lost = true
+			batch = append(batch, l.gapEvent())
+		}
+		var e logging.Event
+		if e, done.pruned = l.prunedEvent(); done.pruned {
+			batch = append(batch, e)
+		}
+	}
+	batch = append(batch, l.pending.events...)
+	if done.failed {
+		batch = append(batch, l.restoredEvent())
+	}
+	return batch, done
+}
+
+func (l *Log) settle(done told) {
+	l.pending.clear()
+	l.notes, l.urgent = nil, false
+	if done.lost {
+		l.lost = loss{}
+	}
+	if done.pruned {
+		l.reported, l.reportAt = l.marks.pruned, time.Now().Add(reportInterval)
+	}
+	if done.failed {
+		l.restored()
+	}
+	l.notify()
 }
 
 func (l *Log) gapEvent() logging.Event {

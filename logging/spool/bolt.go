@@ -98,7 +98,7 @@ func openError(path string, err error) error {
 		return fmt.Errorf("open %s: this file system has no shared writable mapping (JFFS2 and some shared folders do not): %w: %w: %w", path, err, errNoMapping, logging.ErrSetup)
 	case errors.Is(err, berrors.ErrTimeout):
 		return fmt.Errorf("open %s: another process holds its lock: %w", path, logging.ErrRetry)
-	case errors.Is(err, os.ErrPermission), errors.Is(err, syscall.EROFS):
+	case errors.Is(err, os.ErrPermission):
 		return fmt.Errorf("open %s: %w: %w", path, err, logging.ErrSetup)
 	case errors.Is(err, berrors.ErrInvalid), errors.Is(err, berrors.ErrChecksum), errors.Is(err, berrors.ErrVersionMismatch), errors.Is(err, berrors.ErrInvalidMapping):
 		return damaged(fmt.Errorf("open %s: %w", path, err))

@@ -10,6 +10,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/backstay/backstay/logging"
 )
@@ -98,6 +99,8 @@ func (l *Log) load() error {
 	l.read = s.min.Clone()
 	l.full = newFill(l.cfg.Capacity, s)
 	l.full.measure(l.store)
+	l.reported = s.reported
+	l.counter.recorded, l.counter.intent = s.counter, s.intent
 	return nil
 }
 
@@ -248,6 +251,7 @@ func (l *Log) begin(epoch uint64) error {
 	l.tree, l.min, l.read = logging.Tree{}, logging.Tree{}, logging.Tree{}
 	l.head, l.headAt, l.receipts = nil, 0, nil
 	l.full = newFill(l.cfg.Capacity, state{})
+	l.reported, l.reportAt, l.counter = 0, time.Time{}, counting{err: l.counter.err}
 	if err := l.create(*l.first); err != nil {
 		l.release(err)
 		return fmt.Errorf("create audit log: %w", err)

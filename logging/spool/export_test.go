@@ -72,3 +72,6 @@ func KeysSegment(m map[string][]byte) []byte {
 	}
 	return g.appendFrame(b, frameEnd, 1, nil, nil)
 }
+
+// ParseRemains reads what a last resort kept.
+var ParseRemains = parseRemains

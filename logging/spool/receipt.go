@@ -4,8 +4,11 @@ package spool
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
+	"log/slog"
+	"time"
 
 	"github.com/backstay/backstay/logging"
 )
@@ -234,6 +237,29 @@ func (l *Log) prune(to uint64) error {
 	}
 	return nil
 }
+
+// reportInterval bounds how often log.pruned records come: pruning is ordinary, and each record is one more to prune.
+const reportInterval = time.Hour
+
+// prunedEvent names the records that were pruned since the last such record, and the receipts that allowed it.
+func (l *Log) prunedEvent() (e logging.Event, due bool) {
+	if l.marks.pruned <= l.reported || time.Now().Before(l.reportAt) {
+		return e, false
+	}
+	attrs := []slog.Attr{
+		slog.String("message", "acknowledged records were removed"),
+		slog.Uint64("count", l.marks.pruned-l.reported), slog.Uint64("first", l.reported), slog.Uint64("last", l.marks.pruned-1),
+		slog.Uint64("acknowledged", l.marks.acked),
+	}
+	for _, s := range l.receipts[:min(len(l.receipts), maxNamedReceipts)] {
+		if c := s.receipt.Checkpoint; c.Size >= l.marks.pruned {
+			attrs = append(attrs, slog.String("receipt", fmt.Sprintf("%s %d %s", receiptKey(s.receipt), c.Size, base64.StdEncoding.EncodeToString(c.Root[:]))))
+		}
+	}
+	return l.event("log.pruned", attrs...), true
+}
+
+const maxNamedReceipts = 8
 
 func (l *Log) rootFromDisk() (logging.Hash, error) {
 	tree := l.min.Clone()

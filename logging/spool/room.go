@@ -5,6 +5,7 @@ package spool
 import (
 	"fmt"
 	"log/slog"
+	"strconv"
 
 	"github.com/backstay/backstay/logging"
 )
@@ -55,101 +56,77 @@ func need(events []logging.Event) int64 {
 	return n
 }
 
-// makeRoom frees what the pending events need, or drops what cannot be kept. It returns records that say what was done, to
-// be written before the pending ones; an error matches logging.ErrRetry and means that events were dropped.
-func (l *Log) makeRoom() ([]logging.Event, error) {
-	var notes []logging.Event
-	want := need(l.pending)
+// makeRoom frees what the pending events need, or drops what cannot be kept: then the error matches logging.ErrRetry.
+func (l *Log) makeRoom() error {
+	want := need(l.pending.events)
 	if !l.full.fits(want, ordinaryPercent) {
 		if err := l.prune(l.marks.acked); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if !l.full.fits(want, ordinaryPercent) {
-		shed, err := l.shedBodies(want + l.full.usable*shedMargin/100)
-		if err != nil {
-			return nil, err
+		if err := l.shedBodies(want + l.full.usable*shedMargin/100); err != nil {
+			return err
 		}
-		notes = append(notes, shed...)
 	}
-	notes = append(notes, l.capacityEvents()...)
-	return notes, l.dropPending()
+	l.noteCapacity()
+	return l.dropPending()
 }
 
 // dropPending drops pending events that do not fit their share.
 func (l *Log) dropPending() error {
-	want := need(l.pending)
+	want := need(l.pending.events)
 	ordinary, critical := l.full.fits(want, ordinaryPercent), l.full.fits(want, 100)
 	if ordinary {
 		return nil
 	}
-	kept := l.pending[:0]
 	dropped := 0
-	for _, e := range l.pending {
-		if critical && e.Critical() {
-			kept = append(kept, e)
-			continue
-		}
+	for _, e := range l.pending.drop(func(e logging.Event) bool { return !critical || !e.Critical() }) {
 		dropped++
 		l.lose(e, "store full")
 	}
-	l.pending = kept
 	if dropped == 0 {
 		return nil
 	}
 	return fmt.Errorf("%d events do not fit into %d bytes: %w", dropped, l.cfg.Capacity, logging.ErrRetry)
 }
 
-func (l *Log) capacityEvents() []logging.Event {
+// noteCapacity leaves a log.capacity record for the next commit when a level was crossed.
+func (l *Log) noteCapacity() {
 	percent := uint64(max(l.full.percent(), 0))
 	if percent+10 < l.full.level {
 		l.full.level = 0 // emptier again: the next crossing is news
 	}
-	var notes []logging.Event
 	for _, level := range levels {
 		if percent >= level && l.full.level < level {
 			l.full.level = level
-			notes = append(notes, l.event("log.capacity",
+			l.notes = append(l.notes, l.event("log.capacity",
 				slog.String("message", "audit log fills up"), slog.Uint64("level", level), slog.Uint64("percent", percent),
 				slog.Uint64("waiting", l.marks.size-l.marks.acked)))
 		}
 	}
-	return notes
 }
 
 // shedBodies drops the bodies of the oldest ordinary records until need more bytes fit. Records of critical events keep
 // theirs.
-func (l *Log) shedBodies(need int64) ([]logging.Event, error) {
-	var gone logging.Range
-	count := uint64(0)
+func (l *Log) shedBodies(need int64) error {
 	for !l.full.fits(need, ordinaryPercent) && l.full.shed < l.marks.size {
-		n, first, last, err := l.shedStep()
-		if err != nil {
-			return nil, err
-		}
-		if n > 0 {
-			if count == 0 {
-				gone.First = first
-			}
-			gone.Last = last
-			count += n
+		if err := l.shedStep(); err != nil {
+			return err
 		}
 	}
-	if count == 0 {
-		return nil, nil
-	}
-	return []logging.Event{l.event("log.shed",
-		slog.String("message", "bodies of old records were dropped, their hashes kept"), slog.String("reason", "store full"),
-		slog.Uint64("count", count), slog.Uint64("first", gone.First), slog.Uint64("last", gone.Last))}, nil
+	return nil
 }
 
-// shedStep handles one piece of the store in one change.
-func (l *Log) shedStep() (n, first, last uint64, err error) {
+// shedStep handles one piece of the store in one change, which also holds the log.shed records that name every record it
+// takes the body of: no power cut can come between.
+func (l *Log) shedStep() error {
 	from := max(l.full.shed, l.marks.pruned)
 	_, end := l.store.space(from)
 	end = min(end, l.marks.size)
+	var gone []span
 	var u unpacker
-	err = l.view(func(r reader) error {
+	err := l.view(func(r reader) error {
 		return r.entries(from, func(e entry) (bool, error) {
 			if e.at >= end {
 				return false, nil
@@ -157,25 +134,60 @@ func (l *Log) shedStep() (n, first, last uint64, err error) {
 			if e.kind != kindLeaf || !sheddable(e.value) {
 				return true, nil
 			}
-			if n == 0 {
-				first = e.at
+			if n := len(gone); n > 0 && gone[n-1].end == e.at {
+				gone[n-1].end++
+			} else {
+				gone = append(gone, span{e.at, e.at + 1})
 			}
-			n, last = n+1, e.at
 			_, _, err := parseLeaf(e.at, e.value, &u)
 			return true, err
 		})
 	})
 	if err != nil {
-		return 0, 0, 0, err
+		return err
 	}
-	s := l.state()
-	s.shed = end
-	if err = l.update("shed", &change{shed: span{from, end}, state: s}); err == nil {
+	if len(gone) == 0 {
+		l.full.shed = end
+		return nil
+	}
+	c := &change{shed: span{from, end}, state: l.state()}
+	c.state.shed = end
+	written, err := l.write("shed", l.shedEvents(gone), c)
+	if written {
 		l.full.shed = end
 	}
-	return n, first, last, err
+	return err
+}
+
+// maxRanges bounds the text of one log.shed record: what is longer than an attribute may be goes into a record of its own.
+const maxRanges = logging.MaxAttrValue - 48
+
+func (l *Log) shedEvents(gone []span) (events []logging.Event) {
+	for len(gone) > 0 {
+		var text []byte
+		first, last, count := gone[0].first, uint64(0), uint64(0)
+		for len(gone) > 0 && len(text) < maxRanges {
+			r := gone[0]
+			if len(text) > 0 {
+				text = append(text, ',')
+			}
+			text = strconv.AppendUint(text, r.first, 10)
+			if last = r.end - 1; last > r.first {
+				text = strconv.AppendUint(append(text, '-'), last, 10)
+			}
+			count += r.end - r.first
+			gone = gone[1:]
+		}
+		events = append(events, l.event("log.shed",
+			slog.String("message", "bodies of old records were dropped, their hashes kept"), slog.String("reason", "store full"),
+			slog.Uint64("count", count), slog.Uint64("first", first), slog.Uint64("last", last), slog.String("ranges", string(text))))
+	}
+	return events
 }
 
 func (l *Log) state() state {
-	return state{epoch: l.epoch, marks: l.marks, shed: l.full.shed, level: l.full.level, tree: l.tree, min: l.min}
+	return state{
+		epoch: l.epoch, marks: l.marks, shed: l.full.shed, level: l.full.level, reported: l.reported,
+		counter: l.counter.recorded, intent: l.counter.intent, tree: l.tree, min: l.min,
+	}
 }

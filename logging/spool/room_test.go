@@ -8,7 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
+	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/backstay/backstay/logging"
 	"github.com/backstay/backstay/logging/spool"
@@ -93,6 +97,7 @@ func testFullFlash(t *testing.T) {
 	if n["shed"] == 0 || n["log.shed"] == 0 || n["log.capacity"] == 0 || n["net.listen"] == 0 {
 		t.Errorf("records: %v", n)
 	}
+	shedIsNamed(t, l)
 	report, err := l.Verify(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -125,6 +130,165 @@ func testFullFlash(t *testing.T) {
 	}
 	if s := l.State(); s.Fill > 60 {
 		t.Errorf("after pruning and a restart %d %% are full", s.Fill)
+	}
+}
+
+// shedIsNamed checks that every record without a body is named in one log.shed record, and no other.
+func shedIsNamed(t testing.TB, l *spool.Log) {
+	t.Helper()
+	named := map[uint64]int{}
+	bare := map[uint64]bool{}
+	for leaf, err := range l.From(t.Context(), l.State().Pruned) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if leaf.Shed() {
+			bare[leaf.Index] = true
+			continue
+		}
+		r, err := logging.DecodeLeaf(leaf.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Code != "log.shed" {
+			continue
+		}
+		text, _ := r.Attr("ranges")
+		count := 0
+		for part := range strings.SplitSeq(text, ",") {
+			a, b, ok := strings.Cut(part, "-")
+			first, err := strconv.ParseUint(a, 10, 64)
+			last := first
+			if ok {
+				last, _ = strconv.ParseUint(b, 10, 64)
+			}
+			if err != nil || last < first || r.Truncated {
+				t.Fatalf("record %d: ranges %q", leaf.Index, text)
+			}
+			for i := first; i <= last; i++ {
+				named[i]++
+				count++
+			}
+		}
+		if n := attr(t, r, "count"); n != count {
+			t.Errorf("record %d counts %d, names %d", leaf.Index, n, count)
+		}
+	}
+	for i := range bare {
+		if named[i] != 1 {
+			t.Errorf("record %d has no body and is named %d times", i, named[i])
+		}
+	}
+	for i := range named {
+		if !bare[i] && i >= l.State().Pruned {
+			t.Errorf("record %d has its body and is named", i)
+		}
+	}
+}
+
+// TestPrunedIsNamed: what was removed is named with the receipt that allowed it, at most once an hour, without a hole.
+func TestPrunedIsNamed(t *testing.T) { eachStore(t, testPrunedIsNamed) }
+
+func testPrunedIsNamed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.cfg.Keep = 10
+		l, err := spool.Open(b.cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := b.collector()
+		for i := range 12 {
+			fillLog(t, l, 300)
+			if err := l.Receipt(t.Context(), c.take(l)); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(20 * time.Minute)
+			if i == 6 {
+				if err := l.Close(); err != nil {
+					t.Fatal(err)
+				}
+				if l, err = spool.Open(b.cfg); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		defer l.Close()
+		fillLog(t, l, 1)
+		c.take(l)
+		next, n := 0, 0
+		for _, leaf := range c.leaves[l.State().Origin] {
+			r, err := logging.DecodeLeaf(leaf.Body)
+			if err != nil || r.Code != "log.pruned" {
+				continue
+			}
+			n++
+			receipt, ok := r.Attr("receipt")
+			if attr(t, r, "first") != next || attr(t, r, "count") != attr(t, r, "last")-next+1 || !ok || !strings.HasPrefix(receipt, "collector.example+") {
+				t.Errorf("record %d = %+v, want it to begin at %d", leaf.Index, r.Attrs, next)
+			}
+			next = attr(t, r, "last") + 1
+		}
+		if n < 3 || n > 6 {
+			t.Errorf("%d log.pruned records in four hours", n)
+		}
+		if pruned := int(l.State().Pruned); next > pruned || pruned-next > 1500 {
+			t.Errorf("named up to %d, pruned up to %d", next, pruned)
+		}
+	})
+}
+
+// TestThirtyDaysOffline: 10 000 events a day, nobody acknowledges anything, the default capacity. The hashes alone of that
+// many records are more than the capacity; what finds no place is counted. Afterwards a consumer gets every record in
+// order, and knows exactly which bodies it does not have and how many events were not kept.
+func TestThirtyDaysOffline(t *testing.T) { eachStore(t, testThirtyDaysOffline) }
+
+func testThirtyDaysOffline(t *testing.T) {
+	days, b := 30, newBench(t)
+	b.cfg.Capacity = spool.DefaultCapacity
+	if os.Getenv("BACKSTAY_LONG") != "1" {
+		days, b.cfg.Capacity = 1, 2<<20
+	}
+	l := b.open()
+	start := written(t)
+	for i := range days * 10000 {
+		e := ordinary(i)
+		if i%1000 == 0 {
+			e = critical(i)
+		}
+		if err := l.Append(t.Context(), e); err != nil && !errors.Is(err, logging.ErrRetry) {
+			t.Fatal(err)
+		}
+	}
+	if err := l.Flush(t.Context()); err != nil && !errors.Is(err, logging.ErrRetry) {
+		t.Fatal(err)
+	}
+	per := (written(t) - start) / int64(days*10000)
+	s := l.State()
+	if size := fileSize(t, b); size > b.cfg.Capacity {
+		t.Errorf("%d bytes, capacity %d", size, b.cfg.Capacity)
+	}
+	n := codes(t, l)
+	if n["update.installed"] != days*10 || n["net.listen"]+n["shed"]+int(s.Lost) != days*9990 {
+		t.Errorf("records %v, state %+v", n, s)
+	}
+	shedIsNamed(t, l)
+	c := b.collector()
+	receipt := c.take(l)
+	if got := uint64(len(c.leaves[s.Origin])); got != s.Size {
+		t.Errorf("collector has %d of %d records", got, s.Size)
+	}
+	t.Logf("%d days: %d bytes in %d files, %d bytes written per event, %d of %d bodies shed, %d events not kept, fill %d %%",
+		days, fileSize(t, b), len(b.files()), per, n["shed"], s.Size, s.Lost, s.Fill)
+	if err := l.Receipt(t.Context(), receipt); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Append(t.Context(), critical(1)); err != nil {
+		t.Fatal(err)
+	}
+	report, err := l.Verify(t.Context())
+	if last := len(report.Gaps) - 1; err != nil || s.Lost > 0 && report.Gaps[last].Count != strconv.FormatUint(s.Lost, 10) {
+		t.Errorf("gaps %v, %v", report.Gaps, err)
 	}
 }
 

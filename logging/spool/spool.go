@@ -38,8 +38,6 @@ const (
 	commitDelay  = 5 * time.Second
 	// retryDelay is how long ordinary events wait after a failed write before they cause the next one.
 	retryDelay = time.Second
-	// maxPending bounds the events that wait while the store cannot be written; what comes beyond is counted and reported.
-	maxPending = 1024
 )
 
 // Capacity limits of a store, in bytes of audit.db.
@@ -47,6 +45,8 @@ const (
 	DefaultCapacity = 8 << 20
 	MinCapacity     = 512 << 10
 	MaxCapacity     = 1 << 30
+	// DefaultRing is how many bytes of events wait in memory at most.
+	DefaultRing = 64 << 10
 	// DefaultKeep is how many acknowledged records stay for local reading.
 	DefaultKeep = 256
 )
@@ -63,6 +63,14 @@ type Config struct {
 	Keep     uint64         // acknowledged records kept for reading; 0 means DefaultKeep
 	Store    string         // StoreAuto, StoreBolt or StoreSegments for a new log; empty means StoreAuto
 	Now      func() time.Time
+
+	// Ring bounds the events that wait in memory while the store cannot be written, in bytes; 0 means DefaultRing.
+	Ring int
+	// Counter is a hardware counter that shows a store that was put back; it may be nil. Nobody else may advance it.
+	Counter Counter
+	// LastResort is a file to which critical events are also written while the store cannot be: /dev/pmsg0, whose contents
+	// survive a restart. Remains is where they are then found, /sys/fs/pstore/pmsg-ramoops-0. Both may be empty.
+	LastResort, Remains string
 
 	// Stamp adds what the composition knows (device, firmware, boot id, monotonic clock, quality of the time) to every
 	// event, those of this package included. It may be nil, and must not call the log.
@@ -92,12 +100,17 @@ type Log struct {
 	readers int            // open snapshots
 	first   *logging.Event // first record of an epoch that could not be created yet
 
-	pending  []logging.Event
+	pending  ring
 	since    time.Time // when the oldest pending event came
 	urgent   bool      // a critical event is pending
 	retry    time.Time // ordinary events do not write before
 	lost     loss
+	failed   failure
+	notes    []logging.Event // records of our own, for the next commit
 	receipts []stored
+	reported uint64    // records before this index are named in a log.pruned record
+	reportAt time.Time // the next one is not written before
+	counter  counting
 
 	changed chan struct{} // closed and replaced at every change of State
 	kick    chan struct{} // wakes Run
@@ -132,6 +145,12 @@ type State struct {
 	Pending int    // events not durable yet
 	Lost    uint64 // events that could not be kept and are not reported in the log yet
 
+	// Failed says why the store cannot be written, empty while it can. The device goes on and events wait in a bounded part
+	// of memory; what does not fit is counted in Lost, and audit.failed, log.gap and audit.restored records will tell.
+	Failed       string
+	FailedSince  time.Time
+	CounterError string // why the hardware counter was not read or advanced
+
 	Fill       int // per cent of the capacity in use
 	Checkpoint []byte
 	SignError  string    // why the newest records are not signed, empty when they are
@@ -165,13 +184,16 @@ func open(cfg Config, fuse fuse) (*Log, error) {
 	if cfg.Keep == 0 {
 		cfg.Keep = DefaultKeep
 	}
+	if cfg.Ring == 0 {
+		cfg.Ring = DefaultRing
+	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open audit log: %w: %w", err, logging.ErrSetup)
 	}
-	l := &Log{cfg: cfg, signer: signer, changed: make(chan struct{}), kick: make(chan struct{}, 1), fuse: fuse}
+	l := &Log{cfg: cfg, signer: signer, pending: ring{limit: cfg.Ring}, changed: make(chan struct{}), kick: make(chan struct{}, 1), fuse: fuse}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.lock, err = lockDir(cfg.Dir); err != nil {
@@ -179,8 +201,15 @@ func open(cfg Config, fuse fuse) (*Log, error) {
 	}
 	if err := l.start(); err != nil {
 		l.release(err)
-		_ = l.lock.Close() // the error of start counts
-		return nil, fmt.Errorf("open audit log: %w", err)
+		if !broken(err) {
+			_ = l.lock.Close() // the error of start counts
+			return nil, fmt.Errorf("open audit log: %w", err)
+		}
+		l.fail(err)
+	}
+	l.recoverRemains()
+	if err := l.commit(); err != nil && l.failed.err == nil {
+		l.fail(err)
 	}
 	return l, nil
 }
@@ -211,13 +240,19 @@ func (l *Log) State() State {
 	defer l.mu.Unlock()
 	s := State{
 		Origin: l.origin(), Pruned: l.marks.pruned, Acked: l.marks.acked, Size: l.marks.size, Signed: l.headAt,
-		Pending: len(l.pending), Lost: l.lost.events, Fill: l.full.percent(), Checkpoint: l.head,
+		Pending: len(l.pending.events), Lost: l.lost.events, Fill: l.full.percent(), Checkpoint: l.head,
 	}
 	if l.layout != nil {
 		s.Store = l.layout.name
 	}
-	if len(l.pending) > 0 {
+	if len(l.pending.events) > 0 {
 		s.OldestTime = l.since
+	}
+	if l.failed.err != nil {
+		s.Failed, s.FailedSince = l.failed.err.Error(), l.failed.since
+	}
+	if l.counter.err != nil {
+		s.CounterError = l.counter.err.Error()
 	}
 	if l.signErr != nil {
 		s.SignError = l.signErr.Error()
@@ -283,7 +318,7 @@ func (l *Log) Run(ctx context.Context) error {
 		}
 		l.mu.Lock()
 		wait := commitDelay
-		if !l.closed && len(l.pending) > 0 {
+		if !l.closed && len(l.pending.events) > 0 {
 			if wait = commitDelay - time.Since(l.since); wait <= 0 {
 				// The error stays visible in State: events wait, and the next round tries again.
 				_ = l.commit()

@@ -113,6 +113,7 @@ func (l *Log) resync() {
 		return
 	}
 	l.marks, l.min, l.full.shed = s.marks, s.min, s.shed
+	l.reported, l.counter.recorded, l.counter.intent = s.reported, s.counter, s.intent
 	if l.read.Size() < l.min.Size() {
 		l.read = l.min.Clone()
 	}
