@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -264,6 +265,15 @@ func TestPowerCuts(t *testing.T) {
 	})
 }
 
+// long is an ordinary event whose text does not get smaller.
+func (c *cutter) long() logging.Event {
+	e := ordinary(0)
+	for range 40 {
+		e.Message += strconv.FormatUint(c.rng.Uint64(), 36)
+	}
+	return e
+}
+
 // TestPowerCutsWhenFull is the same while bodies are shed and files rewritten.
 func TestPowerCutsWhenFull(t *testing.T) {
 	eachStore(t, func(t *testing.T) {
@@ -271,8 +281,8 @@ func TestPowerCutsWhenFull(t *testing.T) {
 		b.cfg.Capacity = spool.MinCapacity
 		c := newCutter(t, b)
 		c.active = false
-		for i := 0; c.log.State().Fill < 70 && i < 2000; i++ {
-			if err := c.log.Append(t.Context(), ordinary(i)); err != nil {
+		for i := 0; c.log.State().Fill < 55 && i < 2000; i++ {
+			if err := c.log.Append(t.Context(), c.long()); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -283,7 +293,14 @@ func TestPowerCutsWhenFull(t *testing.T) {
 				t.Fatal(err)
 			}
 			c.durable()
-			fillLog(t, c.log, 40)
+			for range 40 {
+				if err := c.log.Append(t.Context(), c.long()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := c.log.Flush(t.Context()); err != nil {
+				t.Fatal(err)
+			}
 			c.durable()
 		}
 		if codes(t, c.log)["shed"] == 0 {

@@ -244,14 +244,14 @@ func testPrunedIsNamed(t *testing.T) {
 func TestThirtyDaysOffline(t *testing.T) { eachStore(t, testThirtyDaysOffline) }
 
 func testThirtyDaysOffline(t *testing.T) {
-	days, b := 30, newBench(t)
+	events, b := 30*10000, newBench(t)
 	b.cfg.Capacity = spool.DefaultCapacity
 	if os.Getenv("BACKSTAY_LONG") != "1" {
-		days, b.cfg.Capacity = 1, 2<<20
+		events, b.cfg.Capacity = 3000, 640<<10
 	}
 	l := b.open()
 	start := written(t)
-	for i := range days * 10000 {
+	for i := range events {
 		e := ordinary(i)
 		if i%1000 == 0 {
 			e = critical(i)
@@ -263,13 +263,13 @@ func testThirtyDaysOffline(t *testing.T) {
 	if err := l.Flush(t.Context()); err != nil && !errors.Is(err, logging.ErrRetry) {
 		t.Fatal(err)
 	}
-	per := (written(t) - start) / int64(days*10000)
+	per := (written(t) - start) / int64(events)
 	s := l.State()
 	if size := fileSize(t, b); size > b.cfg.Capacity {
 		t.Errorf("%d bytes, capacity %d", size, b.cfg.Capacity)
 	}
 	n := codes(t, l)
-	if n["update.installed"] != days*10 || n["net.listen"]+n["shed"]+int(s.Lost) != days*9990 {
+	if n["update.installed"] != events/1000 || n["net.listen"]+n["shed"]+int(s.Lost) != events-events/1000 {
 		t.Errorf("records %v, state %+v", n, s)
 	}
 	shedIsNamed(t, l)
@@ -278,8 +278,8 @@ func testThirtyDaysOffline(t *testing.T) {
 	if got := uint64(len(c.leaves[s.Origin])); got != s.Size {
 		t.Errorf("collector has %d of %d records", got, s.Size)
 	}
-	t.Logf("%d days: %d bytes in %d files, %d bytes written per event, %d of %d bodies shed, %d events not kept, fill %d %%",
-		days, fileSize(t, b), len(b.files()), per, n["shed"], s.Size, s.Lost, s.Fill)
+	t.Logf("%d events: %d bytes in %d files, %d bytes written per event, %d of %d bodies shed, %d events not kept, fill %d %%",
+		events, fileSize(t, b), len(b.files()), per, n["shed"], s.Size, s.Lost, s.Fill)
 	if err := l.Receipt(t.Context(), receipt); err != nil {
 		t.Fatal(err)
 	}
