@@ -116,6 +116,7 @@ func (a *agent) open(ctx context.Context) error {
 	a.recorder = &recorder{
 		clock: a.clock, logger: a.logger, bootID: bootID(a.cfg.Booted.Cmdline),
 		device: a.cfg.Product.Compatible, firmware: osVersion(a.cfg.Product.OSRelease),
+		private: a.cfg.Audit.Private,
 	}
 	if err := a.openStore(); err != nil {
 		return err

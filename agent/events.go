@@ -26,6 +26,7 @@ type recorder struct {
 	bootID   string
 	device   string // hardware name
 	firmware string
+	private  []string // attributes that may be about a person, besides those logging knows
 
 	mu    sync.Mutex
 	log   appender // nil until start
@@ -81,7 +82,7 @@ func (r *recorder) stamp(e logging.Event) logging.Event {
 	if e.BootID == "" { // otherwise it is from a run before the daemon, perhaps before a reboot
 		e.BootID, e.Device, e.Firmware = r.bootID, r.device, r.firmware
 	}
-	return e
+	return e.Seal(r.private)
 }
 
 // sinceBoot is the time since the kernel started, sleep included.

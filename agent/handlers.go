@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"log/slog"
 	"slices"
 
@@ -37,9 +38,7 @@ func (a *agent) handlers() control.Handler {
 
 		control.MethodAuditTail:   control.Typed(a.tail),
 		control.MethodAuditVerify: read(a.verifyLog),
-		control.MethodAuditExport: read(func(ctx context.Context) (control.Stream, error) {
-			return func(w io.Writer) error { return a.log.Export(ctx, w) }, nil
-		}),
+		control.MethodAuditExport: control.Typed(a.export),
 	}
 	if a.guard != nil {
 		h[control.MethodBaselineCheck] = read(a.baselineCheck)
@@ -121,13 +120,24 @@ func (a *agent) tail(ctx context.Context, p control.TailParams) (control.Tail, e
 	return out, nil
 }
 
+func (a *agent) export(ctx context.Context, p control.ExportParams) (control.Stream, error) {
+	return func(w io.Writer) error {
+		return a.log.Evidence(ctx, func(h logging.Header, items iter.Seq2[logging.Item, error]) error {
+			if p.WithoutPersonal {
+				items = logging.WithoutPersonal(items)
+			}
+			return logging.WriteExport(w, h, items)
+		})
+	}, nil
+}
+
 func record(leaf logging.Leaf) control.Record {
 	out := control.Record{Index: leaf.Index, Shed: leaf.Shed()}
 	if out.Shed {
 		return out
 	}
-	r, err := logging.DecodeLeaf(leaf.Body)
-	if err != nil {
+	r, err := leaf.Decode()
+	if r.Code == "" && err != nil {
 		out.Message = err.Error()
 		return out
 	}

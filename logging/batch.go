@@ -12,19 +12,22 @@ import (
 	"math"
 )
 
-// Wire format of a batch, version 1. Numbers are unsigned varints (encoding/binary).
+// Wire format of a batch, versions 1 and 2. Numbers are unsigned varints (encoding/binary).
 //
-//	"bsab" version(1 byte = 1)
+//	"bsab" version(1 byte)
 //	len SPKI | len origin | start | count | len checkpoint | inflated length | DEFLATE stream to the end
 //
-// The stream inflates to count records: 0x00 len body, or 0x01 and the 32-byte leaf hash of a record whose body was shed.
+// The stream inflates to count records: 0x00 len body; 0x01 and the 32-byte leaf hash of a record whose body was shed; in version
+// 2 also 0x02 len body len side, a record with its side record. A batch without side records is of version 1.
 // A decoder refuses anything longer, shorter or left over, and never inflates more than the announced length, which is
 // itself bounded; so no message can make it allocate more than about MaxBatchInflated twice.
 const (
 	batchMagic   = "bsab"
-	batchVersion = 1
+	batchPlain   = 1 // version without side records
+	batchVersion = 2
 	kindBody     = 0
 	kindShed     = 1
+	kindSided    = 2
 )
 
 // Limits of a batch. A producer aims at TargetBatch and at most MaxBatchLeaves records; a consumer takes up to the maxima.
@@ -46,6 +49,7 @@ type Leaf struct {
 	Index uint64
 	Hash  Hash   // as the holder claims; Verify and Head.Advance compare it with the body
 	Body  []byte // exact bytes; nil when the body was shed
+	Side  []byte // personal values the body commits to; nil when there are none, or none any more. No hash covers it
 }
 
 // Shed reports whether only the hash is left.
@@ -83,7 +87,7 @@ func (e *BatchEncoder) Encode(b Batch) ([]byte, error) {
 	if len(raw) > MaxBatchInflated {
 		return nil, refuse(CodeMalformed, "batch", fmt.Sprintf("%d bytes of records, limit %d", len(raw), MaxBatchInflated))
 	}
-	out := bytes.NewBuffer(append([]byte(batchMagic), batchVersion))
+	out := bytes.NewBuffer(append([]byte(batchMagic), versionOf(b.Leaves)))
 	out.Write(appendBytes(nil, b.SPKI))
 	out.Write(appendBytes(nil, []byte(origin)))
 	out.Write(binary.AppendUvarint(binary.AppendUvarint(nil, b.Start), uint64(len(b.Leaves))))
@@ -110,6 +114,15 @@ func (e *BatchEncoder) Encode(b Batch) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
+func versionOf(leaves []Leaf) byte {
+	for _, l := range leaves {
+		if l.Side != nil {
+			return batchVersion
+		}
+	}
+	return batchPlain
+}
+
 func appendBytes(dst, b []byte) []byte {
 	return append(binary.AppendUvarint(dst, uint64(len(b))), b...)
 }
@@ -118,6 +131,10 @@ func appendLeaves(dst []byte, leaves []Leaf) []byte {
 	for _, l := range leaves {
 		if l.Shed() {
 			dst = append(append(dst, kindShed), l.Hash[:]...)
+			continue
+		}
+		if l.Side != nil {
+			dst = appendBytes(appendBytes(append(dst, kindSided), l.Body), l.Side)
 			continue
 		}
 		dst = appendBytes(append(dst, kindBody), l.Body)
@@ -136,7 +153,8 @@ func DecodeBatch(msg []byte) (Batch, error) {
 	if len(msg) < len(batchMagic)+1 || string(msg[:len(batchMagic)]) != batchMagic {
 		return Batch{}, refuse(CodeMalformed, "batch", "not a batch")
 	}
-	if v := msg[len(batchMagic)]; v != batchVersion {
+	version := msg[len(batchMagic)]
+	if v := version; v != batchPlain && v != batchVersion {
 		return Batch{}, refuse(CodeUnknownVersion, "batch", fmt.Sprintf("version %d, this program knows %d", v, batchVersion))
 	}
 	r := &fieldReader{b: msg[len(batchMagic)+1:]}
@@ -159,7 +177,7 @@ func DecodeBatch(msg []byte) (Batch, error) {
 	if err != nil {
 		return Batch{}, refuseErr(CodeMalformed, "batch", err)
 	}
-	b.Leaves, err = parseLeaves(raw, b.Start, int(count))
+	b.Leaves, err = parseLeaves(raw, b.Start, int(count), version)
 	if err != nil {
 		return Batch{}, refuseErr(CodeMalformed, "batch", err)
 	}
@@ -183,7 +201,7 @@ func inflate(comp []byte, size int) ([]byte, error) {
 	return raw, nil
 }
 
-func parseLeaves(raw []byte, start uint64, count int) ([]Leaf, error) {
+func parseLeaves(raw []byte, start uint64, count int, version byte) ([]Leaf, error) {
 	if count == 0 {
 		return nil, errors.New("no records")
 	}
@@ -194,13 +212,18 @@ func parseLeaves(raw []byte, start uint64, count int) ([]Leaf, error) {
 		switch kind := r.take(1); {
 		case r.err != nil:
 			return nil, r.err
-		case kind[0] == kindBody:
+		case kind[0] == kindBody, kind[0] == kindSided && version >= batchVersion:
 			// raw is this call's own, so the body may alias it.
 			l.Body = r.bytes(MaxLeaf)
 			if r.err == nil && len(l.Body) == 0 {
 				return nil, fmt.Errorf("record %d is empty", l.Index)
 			}
 			l.Hash = LeafHash(l.Body)
+			if kind[0] == kindSided {
+				if l.Side = r.bytes(MaxSide); r.err == nil && len(l.Side) == 0 {
+					return nil, fmt.Errorf("side record %d is empty", l.Index)
+				}
+			}
 		case kind[0] == kindShed:
 			copy(l.Hash[:], r.take(HashSize))
 		default:

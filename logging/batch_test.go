@@ -18,7 +18,7 @@ import (
 func TestBatchRoundTrip(t *testing.T) {
 	r := newRig(t).grow(t, 64).grow(t, 64)
 	b := r.batch(64, 128)
-	b.Leaves[7].Body = nil
+	b.Leaves[7].Body, b.Leaves[7].Side = nil, nil
 	var enc logging.BatchEncoder
 	for range 2 { // the second time with a used encoder
 		wire, err := enc.Encode(b)
@@ -100,7 +100,7 @@ func TestDecodeBatchRefuses(t *testing.T) {
 		code string
 	}{
 		"magic":                {func(w *wire) { w.magic = "xxxx" }, logging.CodeMalformed},
-		"next version":         {func(w *wire) { w.version = 2 }, logging.CodeUnknownVersion},
+		"next version":         {func(w *wire) { w.version = 3 }, logging.CodeUnknownVersion},
 		"version 0":            {func(w *wire) { w.version = 0 }, logging.CodeUnknownVersion},
 		"origin":               {func(w *wire) { w.origin = []byte("elsewhere") }, logging.CodeMalformed},
 		"long origin":          {func(w *wire) { w.origin = make([]byte, logging.MaxOrigin+1) }, logging.CodeMalformed},
@@ -115,8 +115,14 @@ func TestDecodeBatchRefuses(t *testing.T) {
 		"stream longer":        {func(w *wire) { w.size-- }, logging.CodeMalformed},
 		"after the stream":     {func(w *wire) { w.tail = []byte{0} }, logging.CodeMalformed},
 		"unknown kind":         {func(w *wire) { w.raw[5] = 2 }, logging.CodeMalformed},
-		"empty record":         {func(w *wire) { w.raw, w.size = append([]byte{0, 0, 1}, make([]byte, 32)...), 35 }, logging.CodeMalformed},
-		"record past the end":  {func(w *wire) { w.raw[1] = 127 }, logging.CodeMalformed},
+		"side in version 1":    {func(w *wire) { w.raw, w.size, w.count = []byte{2, 1, 'a', 1, 'b'}, 5, 1 }, logging.CodeMalformed},
+		"empty side record":    {func(w *wire) { w.version, w.raw, w.size, w.count = 2, []byte{2, 1, 'a', 0}, 4, 1 }, logging.CodeMalformed},
+		"long side record": {func(w *wire) {
+			w.raw = append(binary.AppendUvarint([]byte{2, 1, 'a'}, logging.MaxSide+1), make([]byte, logging.MaxSide+1)...)
+			w.version, w.size, w.count = 2, uint64(len(w.raw)), 1
+		}, logging.CodeMalformed},
+		"empty record":        {func(w *wire) { w.raw, w.size = append([]byte{0, 0, 1}, make([]byte, 32)...), 35 }, logging.CodeMalformed},
+		"record past the end": {func(w *wire) { w.raw[1] = 127 }, logging.CodeMalformed},
 		"record of 2^63 bytes": {func(w *wire) {
 			w.raw = binary.AppendUvarint([]byte{0}, 1<<63)
 			w.size, w.count = uint64(len(w.raw)), 1

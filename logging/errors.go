@@ -69,6 +69,8 @@ const (
 	CodeDamaged = "store-damaged"
 	// CodeBatchGap: a batch starts beyond what the consumer has; the device must rewind.
 	CodeBatchGap = "batch-gap"
+	// CodeSideMismatch: a side record holds a personal value that is not the one its leaf commits to.
+	CodeSideMismatch = "side-mismatch"
 )
 
 func refuse(code, what, why string) *Refusal { return &Refusal{Code: code, What: what, Why: why} }

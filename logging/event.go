@@ -78,6 +78,8 @@ type Event struct {
 	After  string // hash of the thing after
 
 	Attrs []Attr // anything else, at most MaxAttrs, in this order
+
+	Side []Personal // values the fields above hold commitments to; see Seal
 }
 
 // Attr is one more fact of an event.

@@ -18,11 +18,13 @@ import (
 
 var testOrigin = logging.Origin{Device: "abcdefghijklmnopqrstuvwxyz", Epoch: 3}
 
+// fullEvent is sealed already, with a salt that does not change.
 func fullEvent() logging.Event {
+	subject := logging.Personal{Field: "subject", Salt: "000102030405060708090a0b0c0d0e0f", Value: "baseline"}
 	return logging.Event{
 		Code: "config.fixed", Time: epoch0.Add(250 * time.Millisecond), Quality: logging.QualityNTP, BootID: "b0", Monotonic: 90 * time.Second,
 		Severity: logging.SeverityMedium, Outcome: logging.OutcomeSuccess, Message: "password login was switched off",
-		Device: "acme-cam-v2", Firmware: "1.1.0", Subject: "baseline", Session: "job-7",
+		Device: "acme-cam-v2", Firmware: "1.1.0", Subject: subject.Commitment(), Session: "job-7", Side: []logging.Personal{subject},
 		Rule: "ssh.password-auth", Policy: "base/7", Before: "sha256:aa", After: "sha256:bb",
 		Attrs: []logging.Attr{{Name: "file", Value: "/etc/dropbear"}, {Name: "file", Value: "again"}},
 	}
@@ -42,10 +44,12 @@ func TestLeafBytes(t *testing.T) {
 
 func TestLeafRoundTrip(t *testing.T) {
 	e := fullEvent()
-	r, err := logging.DecodeLeaf(logging.EncodeLeaf(testOrigin, 41, epoch0, e))
+	body, side := logging.EncodeRecord(testOrigin, 41, epoch0, e)
+	r, err := logging.Leaf{Body: body, Side: side}.Decode()
 	if err != nil {
 		t.Fatal(err)
 	}
+	e.Subject = "baseline"
 	if !reflect.DeepEqual(r.Event, e) {
 		t.Errorf("got %+v\nwant %+v", r.Event, e)
 	}
@@ -89,7 +93,14 @@ func TestLeafContainsHostileText(t *testing.T) {
 
 func checkLeaf(t testing.TB, e logging.Event) {
 	t.Helper()
-	b := logging.EncodeLeaf(testOrigin, 5, epoch0, e)
+	e = e.Seal(nil)
+	b, side := logging.EncodeRecord(testOrigin, 5, epoch0, e)
+	if len(side) > logging.MaxSide {
+		t.Fatalf("side record of %d bytes", len(side))
+	}
+	if err := logging.CheckSide(logging.Leaf{Body: b, Side: side}); err != nil {
+		t.Fatalf("%v\n%s\n%s", err, b, side)
+	}
 	if len(b) > logging.MaxLeaf {
 		t.Fatalf("leaf of %d bytes", len(b))
 	}

@@ -18,22 +18,26 @@ import (
 // An export is the evidence of one log as a text file, one item a line, so that it can be read, cut and checked without
 // this program:
 //
-//	backstay-audit-export 1
+//	backstay-audit-export 2
 //	spki <base64>                        device key
 //	origin <name>
 //	start <n>                            index of the first record
 //	frontier <hex>                       one line per hash of the frontier before it, largest subtree first
 //	leaf <index> <hex> <bytes>           hash and exact bytes to the end of the line
 //	leaf64 <index> <hex> <base64>        the same for bytes that are not one printable line
+//	side <index> <json>                  personal values the leaf before it commits to; no hash covers it, it may be left out
 //	shed <index> <hex>                   hash of a record whose body was shed
 //	checkpoint <base64>                  signed note
 //	receipt <base64>                     signed note
 //	end <number of records>
 //
+// Version 1 is the same without side lines.
+//
 // The hash of a leaf is SHA-256 of one zero byte and the bytes: `(printf '\0'; printf %s "$bytes") | sha256sum`.
 const (
 	exportMagic   = "backstay-audit-export"
-	exportVersion = "1"
+	exportVersion = "2"
+	exportPlain   = "1"
 	maxExportLine = 64 + 2*MaxLeaf
 )
 
@@ -73,10 +77,14 @@ func writeLeafLine(out *bufio.Writer, l Leaf) {
 	switch {
 	case l.Shed():
 		fmt.Fprintf(out, "shed %d %x\n", l.Index, l.Hash[:])
+		return
 	case printable(l.Body):
 		fmt.Fprintf(out, "leaf %d %x %s\n", l.Index, l.Hash[:], l.Body)
 	default:
 		fmt.Fprintf(out, "leaf64 %d %x %s\n", l.Index, l.Hash[:], base64.StdEncoding.EncodeToString(l.Body))
+	}
+	if printable(l.Side) {
+		fmt.Fprintf(out, "side %d %s\n", l.Index, l.Side)
 	}
 }
 
@@ -143,7 +151,7 @@ func (e *exportReader) header() (Header, error) {
 	if word != exportMagic {
 		return Header{}, e.bad("not an audit export")
 	}
-	if version != exportVersion {
+	if version != exportVersion && version != exportPlain {
 		return Header{}, refuse(CodeUnknownVersion, "export", fmt.Sprintf("version %.20q, this program knows %s", version, exportVersion))
 	}
 	spki, err := e.field("spki")
@@ -246,6 +254,9 @@ func (e *exportReader) item(word, rest string) (Item, error) {
 	case "leaf", "leaf64", "shed":
 		l, err := e.leaf(word, rest)
 		e.records++
+		if err == nil {
+			l.Side, err = e.side(l.Index)
+		}
 		return Item{Leaf: &l}, err
 	case "checkpoint", "receipt":
 		b, err := base64.StdEncoding.DecodeString(rest)
@@ -258,6 +269,26 @@ func (e *exportReader) item(word, rest string) (Item, error) {
 		return Item{Receipt: b}, nil
 	}
 	return Item{}, e.bad("unknown item")
+}
+
+// side reads the line after a leaf when it is its side record.
+func (e *exportReader) side(index uint64) ([]byte, error) {
+	word, rest, err := e.next()
+	if err != nil || word != "side" {
+		e.pending = err == nil
+		if code := new(Refusal); errors.As(err, &code) && code.Code == CodeTruncated {
+			err = nil // the next line will be asked for again, and its absence is told then
+		}
+		return nil, err
+	}
+	at, side, _ := strings.Cut(rest, " ")
+	switch {
+	case at != strconv.FormatUint(index, 10):
+		return nil, e.bad("a side record of another leaf")
+	case len(side) == 0 || len(side) > MaxSide || !printable([]byte(side)):
+		return nil, e.bad("side record is empty, too long or not printable")
+	}
+	return []byte(side), nil
 }
 
 func (e *exportReader) leaf(word, rest string) (Leaf, error) {

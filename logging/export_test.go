@@ -114,7 +114,8 @@ func TestExportRoundTrip(t *testing.T) {
 	if err := logging.WriteExport(&out, h, seq(items)); err != nil {
 		t.Fatal(err)
 	}
-	if !bytes.Equal(out.Bytes(), golden) {
+	// The golden file is of version 1, which has no side records and is read for ever.
+	if want := bytes.Replace(golden, []byte("backstay-audit-export 1"), []byte("backstay-audit-export 2"), 1); !bytes.Equal(out.Bytes(), want) {
 		t.Error("reading and writing an export changes it")
 	}
 	r := newRig(t).grow(t, 11)
@@ -159,7 +160,7 @@ func TestReadExportRefuses(t *testing.T) {
 	for _, tc := range []struct{ name, text, code string }{
 		{"empty", "", logging.CodeTruncated},
 		{"something else", "hello\n", logging.CodeMalformed},
-		{"next version", replace(0, "backstay-audit-export 2\n"), logging.CodeUnknownVersion},
+		{"next version", replace(0, "backstay-audit-export 3\n"), logging.CodeUnknownVersion},
 		{"bad key", replace(1, "spki !!\n"), logging.CodeMalformed},
 		{"long key", replace(1, "spki "+strings.Repeat("AAAA", 200)+"\n"), logging.CodeMalformed},
 		{"bad origin", replace(2, "origin x\n"), logging.CodeMalformed},

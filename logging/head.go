@@ -18,7 +18,8 @@ type Head struct {
 // rewinds. CodeDeviceMismatch, CodeBadCheckpoint and CodeMalformed mean the batch proves nothing. CodeRootMismatch means
 // that the device signed a log that does not continue the one this consumer has, or that a record was altered after
 // signing; CodeForked that it signed another root for a size this consumer already has. These two are evidence: keep the
-// batch, raise an alarm, give no receipt.
+// batch, raise an alarm, give no receipt. CodeSideMismatch means that a personal value beside a record is not the one it commits
+// to: somebody between the device and here changed it, since a device checks before it sends.
 func (h Head) Advance(b Batch) (Head, []Leaf, Checkpoint, error) {
 	fail := func(err error) (Head, []Leaf, Checkpoint, error) { return h, nil, Checkpoint{}, err }
 	c, err := OpenCheckpoint(b.Checkpoint, b.SPKI)
@@ -47,6 +48,9 @@ func (h Head) Advance(b Batch) (Head, []Leaf, Checkpoint, error) {
 	for _, l := range fresh {
 		if !l.Shed() && LeafHash(l.Body) != l.Hash {
 			return fail(refuse(CodeRecordAltered, what, fmt.Sprintf("record %d does not have the hash it comes with", l.Index)))
+		}
+		if err := CheckSide(l); err != nil {
+			return fail(err)
 		}
 		next.Append(l.Hash)
 	}

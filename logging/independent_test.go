@@ -11,6 +11,7 @@ import (
 	"encoding/base32"
 	"encoding/base64"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -25,7 +26,7 @@ import (
 func independentVerify(export []byte) (size int, err error) {
 	var hashes [][32]byte
 	var spki []byte
-	var origin string
+	var origin, last string
 	signed := 0
 	sc := bufio.NewScanner(bytes.NewReader(export))
 	sc.Buffer(nil, 1<<20)
@@ -63,6 +64,24 @@ func independentVerify(export []byte) (size int, err error) {
 				}
 			}
 			hashes = append(hashes, [32]byte(h))
+			last = ""
+			if f[0] != "shed" {
+				last = sc.Text()
+			}
+		case "side":
+			// Personal values: nothing depends on them, but one that is there must be what the record says it is.
+			var values []struct{ Field, Salt, Value string }
+			_, text, _ := strings.Cut(strings.TrimPrefix(sc.Text(), "side "), " ")
+			if err := json.Unmarshal([]byte(text), &values); err != nil {
+				return 0, err
+			}
+			for _, v := range values {
+				salt, err := hex.DecodeString(v.Salt)
+				sum := sha256.Sum256(append(salt, v.Value...))
+				if err != nil || len(salt) != 16 || !strings.Contains(last, fmt.Sprintf("sha256:%x", sum)) {
+					return 0, fmt.Errorf("record %d does not commit to its %s", len(hashes)-1, v.Field)
+				}
+			}
 		case "checkpoint":
 			if err := independentCheckpoint(f[1], spki, origin, hashes); err != nil {
 				return 0, err

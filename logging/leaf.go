@@ -3,6 +3,7 @@
 package logging
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -18,7 +19,24 @@ import (
 // The bytes are printable ASCII and nothing else: control characters, quotes and everything beyond ASCII are \u escapes,
 // invalid UTF-8 becomes U+FFFD. No text in an event can therefore break a line, a terminal or the JSON around it. At most
 // [MaxLeaf] bytes: the caps of [Event] see to it, and attributes that would not fit are left out.
+//
+// Personal values never get into the leaf: an event that is not sealed is sealed here. See [EncodeRecord] for them.
 func EncodeLeaf(origin Origin, index uint64, logged time.Time, e Event) []byte {
+	body, _ := EncodeRecord(origin, index, logged, e)
+	return body
+}
+
+// EncodeRecord returns the leaf of an event and its side record: the personal values the leaf commits to, nil when there are
+// none.
+func EncodeRecord(origin Origin, index uint64, logged time.Time, e Event) (body, side []byte) {
+	e = e.Seal(nil)
+	body = encodeLeaf(origin, index, logged, e)
+	// An attribute that was cut off must not be told beside the leaf either.
+	list := slices.DeleteFunc(slices.Clone(e.Side), func(p Personal) bool { return !bytes.Contains(body, []byte(p.Commitment())) })
+	return body, encodeSide(list)
+}
+
+func encodeLeaf(origin Origin, index uint64, logged time.Time, e Event) []byte {
 	k := Lookup(e.Code)
 	if e.Severity == SeverityDefault || e.Severity > SeverityFatal {
 		e.Severity = k.Severity

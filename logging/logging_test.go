@@ -79,11 +79,11 @@ func (r *rig) grow(t testing.TB, n int) *rig {
 	t.Helper()
 	for range n {
 		i := r.tree.Size()
-		body := logging.EncodeLeaf(r.origin, i, epoch0.Add(time.Duration(i)*time.Second), logging.Event{
+		body, side := logging.EncodeRecord(r.origin, i, epoch0.Add(time.Duration(i)*time.Second), logging.Event{
 			Code: "net.listen", Message: fmt.Sprintf("socket %d", i), Subject: "sshd",
 			Attrs: []logging.Attr{{Name: "port", Value: fmt.Sprint(1024 + i)}},
 		})
-		r.leaves = append(r.leaves, logging.Leaf{Index: i, Hash: logging.LeafHash(body), Body: body})
+		r.leaves = append(r.leaves, logging.Leaf{Index: i, Hash: logging.LeafHash(body), Body: body, Side: side})
 		r.tree.Append(logging.LeafHash(body))
 	}
 	r.heads[r.tree.Size()] = r.sign(t, r.tree)

@@ -89,7 +89,7 @@ func (v *verification) leaf(l Leaf) error {
 		if LeafHash(l.Body) != l.Hash {
 			return v.bad(at, at, CodeRecordAltered, "its bytes do not have the hash the log holds for it")
 		}
-		if err := v.body(at, l.Body); err != nil {
+		if err := v.body(at, l.Body, l.Side); err != nil {
 			return err
 		}
 	}
@@ -112,7 +112,7 @@ func (v *verification) shed(at uint64) {
 }
 
 // body reads what a record says about itself and about losses.
-func (v *verification) body(at uint64, body []byte) error {
+func (v *verification) body(at uint64, body, side []byte) error {
 	v.report.Records++
 	r, err := DecodeLeaf(body)
 	if err != nil {
@@ -121,6 +121,12 @@ func (v *verification) body(at uint64, body []byte) error {
 	}
 	if r.Origin != v.header.Origin || r.Index != at {
 		return v.bad(at, at, CodeRecordMoved, fmt.Sprintf("the record found there says it is record %d of %s", r.Index, r.Origin))
+	}
+	if side != nil {
+		v.report.Personal++
+		if _, err := r.reveal(Leaf{Index: at, Side: side}); err != nil {
+			return v.bad(at, at, CodeSideMismatch, err.Error())
+		}
 	}
 	if v.report.FirstTime.IsZero() {
 		v.report.FirstTime = r.Time

@@ -45,6 +45,7 @@ type Report struct {
 
 	Records     uint64 `json:"records"`     // records with a body
 	Opaque      uint64 `json:"opaque"`      // of these, how many this program cannot read
+	Personal    uint64 `json:"personal"`    // of these, how many still have personal values beside them
 	Checkpoints uint64 `json:"checkpoints"` // verified
 
 	Shed     []Range         `json:"shed"`     // records of which only the hash is left
@@ -83,7 +84,7 @@ type ReceiptReport struct {
 // not signed by it (bad-checkpoint); the bytes of a record do not match its hash (record-altered), a record is absent
 // (record-missing) or is not the one that belongs there (record-moved); the records do not add up to a signed root
 // (root-mismatch; the report names the range since the last root that was right); a checkpoint or a receipt covers more
-// than there is (log-truncated); no checkpoint covers the records (log-unsigned); the expected head is longer or of a later
+// than there is (log-truncated); a personal value is not the one its record commits to (side-mismatch); no checkpoint covers the records (log-unsigned); the expected head is longer or of a later
 // epoch (log-rolled-back) or differs (log-forked); a receipt is wrong (bad-receipt) or too few keys gave one (no-quorum).
 //
 // An error that does not match ErrRefused comes from reading the evidence or from ctx.

@@ -139,6 +139,7 @@ type Audit struct {
 	Quorum      int      `json:"quorum" default:"1" min:"1" max:"16" doc:"how many different collectors must have signed for a record before the device may drop it"`
 	Sources     Sources  `json:"sources" doc:"what is watched for the log"`
 	Counter     Counter  `json:"counter" doc:"a counter in hardware against a log that is set back"`
+	Private     []string `json:"private" doc:"attributes that may be about a person, besides those the agent knows: their values stand beside the record and can be deleted without breaking a proof"`
 	Intake      Intake   `json:"intake" doc:"how the product's own programs write into the log"`
 }
 

@@ -155,6 +155,7 @@ func TestRefusals(t *testing.T) {
 		{`{"control": {"socket": "/` + strings.Repeat("s", 107) + `"}}`, "control.socket: 108 bytes long, the kernel takes 107"},
 		{`{"audit": {"intake": {"socket": "/` + strings.Repeat("s", 107) + `"}}}`, "audit.intake.socket: 108 bytes long, the kernel takes 107"},
 		{`{"audit": {"intake": {"allow_gids": [-1]}}}`, "audit.intake.allow_gids[0]: -1 is not a group id"},
+		{`{"audit": {"private": ["a b"]}}`, `audit.private[0]: "a b" is not a name`},
 		{`{"audit": {"intake": {"rate": 0}}}`, "audit.intake.rate: 0 is below the minimum 1"},
 		{`{"audit": {"intake": {"devlog_replace": true}}}`, "audit.intake.devlog_replace: given, but audit.intake.devlog names no socket"},
 		{`{"control": {"allow_uids": [-1]}}`, "control.allow_uids[0]: -1 is not a user id"},

@@ -266,6 +266,11 @@ func (v *validator) audit(a Audit) {
 	if a.MaxRate > 0 && a.MaxRate < minRate {
 		v.fail("audit.max_rate", "%d is below the minimum %d; 0 means no limit", a.MaxRate, minRate)
 	}
+	for i, p := range a.Private {
+		if !isName(p) {
+			v.fail("audit.private["+strconv.Itoa(i)+"]", "%q is not a name", p)
+		}
+	}
 	names := map[string]bool{}
 	for i, k := range a.ReceiptKeys {
 		key := "audit.receipt_keys[" + strconv.Itoa(i) + "]"

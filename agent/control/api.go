@@ -29,7 +29,7 @@ const (
 	MethodIdentityRenew   = "identity.renew"   // None -> Identity
 	MethodAuditTail       = "audit.tail"       // TailParams -> Tail
 	MethodAuditVerify     = "audit.verify"     // None -> AuditReport
-	MethodAuditExport     = "audit.export"     // None -> Stream of an export file
+	MethodAuditExport     = "audit.export"     // ExportParams -> Stream of an export file
 )
 
 // Status is the one screen of `backstay status`.
@@ -320,6 +320,11 @@ type TailParams struct {
 	Limit int    `json:"limit"` // at most MaxTail
 	// Newest shows the end of the log and leaves From out.
 	Newest bool `json:"newest"`
+}
+
+// ExportParams says what an export leaves out.
+type ExportParams struct {
+	WithoutPersonal bool `json:"without_personal"` // values of personal fields; the file verifies all the same
 }
 
 // MaxTail is the most records one answer holds.

@@ -128,23 +128,27 @@ func printReport(env *cli.Env, r control.AuditReport) error {
 }
 
 func (d *device) auditExport() *cli.Command {
+	var params control.ExportParams
 	return &cli.Command{
 		Name: "export", Args: "FILE", Short: "write the log as evidence into a new file; - is standard output",
 		Long: "The file can be verified without this device: backstayctl audit verify FILE. A broken-off export leaves no file.",
+		Flags: func(fs *flag.FlagSet) {
+			fs.BoolVar(&params.WithoutPersonal, "without-personal", false, "leave out user names, addresses and other personal values; the file verifies all the same")
+		},
 		Run: func(ctx context.Context, env *cli.Env, args []string) error {
 			if args[0] == "-" {
 				if cli.Terminal(env.Stdout) {
 					return cli.Usagef("refusing to write the whole log to a terminal; name a file or redirect the output")
 				}
-				return d.stream(ctx, control.MethodAuditExport, env.Stdout)
+				return d.stream(ctx, control.MethodAuditExport, params, env.Stdout)
 			}
-			return d.exportFile(ctx, env, args[0])
+			return d.exportFile(ctx, env, params, args[0])
 		},
 	}
 }
 
 // exportFile writes the export beside its name and renames it when it is whole, so that half an export is never taken for one.
-func (d *device) exportFile(ctx context.Context, env *cli.Env, name string) (err error) {
+func (d *device) exportFile(ctx context.Context, env *cli.Env, params control.ExportParams, name string) (err error) {
 	if _, err := os.Lstat(name); err == nil {
 		return &cli.Error{Exit: cli.ExitFailed, Code: "exists", What: "write export: " + name + " exists", Next: "name a new file"}
 	} else if !errors.Is(err, fs.ErrNotExist) {
@@ -160,7 +164,7 @@ func (d *device) exportFile(ctx context.Context, env *cli.Env, name string) (err
 			os.Remove(tmp.Name())
 		}
 	}()
-	if err := d.stream(ctx, control.MethodAuditExport, tmp); err != nil {
+	if err := d.stream(ctx, control.MethodAuditExport, params, tmp); err != nil {
 		return err
 	}
 	if err := errors.Join(tmp.Sync(), tmp.Close()); err != nil {

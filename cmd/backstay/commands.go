@@ -94,10 +94,10 @@ func ask[R any](ctx context.Context, d *device, method string, params any) (R, e
 }
 
 // stream makes a call whose answer is bytes.
-func (d *device) stream(ctx context.Context, method string, w io.Writer) error {
+func (d *device) stream(ctx context.Context, method string, params any, w io.Writer) error {
 	c, err := d.client()
 	if err != nil {
 		return err
 	}
-	return c.Stream(ctx, method, nil, w)
+	return c.Stream(ctx, method, params, w)
 }

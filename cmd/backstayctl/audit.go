@@ -20,8 +20,8 @@ import (
 
 func auditCommand() *cli.Command {
 	return &cli.Command{
-		Name: "audit", Short: "verify, export and report the audit logs of devices",
-		Sub: []*cli.Command{auditVerifyCommand(), auditExportCommand(), auditReportCommand()},
+		Name: "audit", Short: "verify, export and report the audit logs of devices, and delete personal data from them",
+		Sub: []*cli.Command{auditVerifyCommand(), auditExportCommand(), auditReportCommand(), auditForgetCommand()},
 	}
 }
 
@@ -322,6 +322,7 @@ func or(s, other string) string {
 func auditExportCommand() *cli.Command {
 	var e evidence
 	var epoch, from uint64
+	var plain bool
 	return &cli.Command{
 		Name: "export", Args: "FILE", Short: "write the log of one device from a store as evidence into a new file; - is standard output",
 		Long: "The file can be verified anywhere with `backstayctl audit verify FILE`. Its format is text, described in docs and in the source of package logging.",
@@ -329,6 +330,7 @@ func auditExportCommand() *cli.Command {
 			e.storeFlags(fs)
 			fs.Uint64Var(&epoch, "epoch", 0, "`number` of the log; 0 is the newest")
 			fs.Uint64Var(&from, "from", 0, "`index` of the first record")
+			fs.BoolVar(&plain, "without-personal", false, "leave out user names, addresses and other personal values; the file verifies all the same")
 		},
 		Run: func(ctx context.Context, env *cli.Env, args []string) error {
 			if e.device == "" {
@@ -350,6 +352,9 @@ func auditExportCommand() *cli.Command {
 				h, items, err := s.Evidence(ctx, origins[i], from)
 				if err != nil {
 					return err
+				}
+				if plain {
+					items = logging.WithoutPersonal(items)
 				}
 				return writeEvidence(env, args[0], h, items)
 			}

@@ -64,9 +64,9 @@ func (s *auditStore) send(t *testing.T, events ...logging.Event) {
 	t.Helper()
 	b := logging.Batch{SPKI: s.signer.SPKI(), Origin: s.origin, Start: s.tree.Size()}
 	for _, e := range events {
-		body := logging.EncodeLeaf(s.origin, s.tree.Size(), time.Now(), e)
+		body, side := logging.EncodeRecord(s.origin, s.tree.Size(), time.Now(), e)
 		s.tree.Append(logging.LeafHash(body))
-		b.Leaves = append(b.Leaves, logging.Leaf{Body: body})
+		b.Leaves = append(b.Leaves, logging.Leaf{Body: body, Side: side})
 	}
 	var err error
 	if b.Checkpoint, err = s.signer.Sign(logging.Checkpoint{Origin: s.origin, Size: s.tree.Size(), Root: s.tree.Root()}); err != nil {
@@ -179,7 +179,8 @@ func TestAuditVerifyRefuses(t *testing.T) {
 		want string
 		args []string
 	}{
-		"edited record": {strings.Replace(string(b), `"name":"mallory"`, `"name":"nobody!"`, 1), "record 2", nil},
+		"edited record":         {strings.Replace(string(b), `"event_code":"auth.fail"`, `"event_code":"auth.okay"`, 1), "record 2", nil},
+		"edited personal value": {strings.Replace(string(b), `"value":"mallory"`, `"value":"nobody!"`, 1), "record 2", nil},
 		"removed record": {edit(func(l []string) []string {
 			i := line("leaf 2 ")
 			return append(l[:i], l[i+1:]...)

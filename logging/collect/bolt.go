@@ -49,6 +49,7 @@ const (
 	mmapSize       = 1 << 30
 	leafBody       = 0
 	leafShed       = 1
+	leafSided      = 2 // length of the side record (2 bytes), side record, body
 	noteCheckpoint = 'c'
 	noteReceipt    = 'r'
 )
@@ -324,18 +325,27 @@ func putLeaves(b *bbolt.Bucket, leaves []logging.Leaf) (shed uint64, err error) 
 	}
 	lb.FillPercent = 0.95 // keys only ever grow
 	for _, l := range leaves {
-		v := append(make([]byte, 0, logging.HashSize+1+len(l.Body)), l.Hash[:]...)
 		if l.Shed() {
 			shed++
-			v = append(v, leafShed)
-		} else {
-			v = append(append(v, leafBody), l.Body...)
 		}
-		if err := lb.Put(be64(l.Index), v); err != nil {
+		if err := lb.Put(be64(l.Index), leafBytes(l)); err != nil {
 			return 0, err
 		}
 	}
 	return shed, nil
+}
+
+// leafBytes is the inverse of leafValue.
+func leafBytes(l logging.Leaf) []byte {
+	v := append(make([]byte, 0, logging.HashSize+3+len(l.Side)+len(l.Body)), l.Hash[:]...)
+	switch {
+	case l.Shed():
+		return append(v, leafShed)
+	case l.Side != nil:
+		v = append(binary.BigEndian.AppendUint16(append(v, leafSided), uint16(len(l.Side))), l.Side...)
+		return append(v, l.Body...)
+	}
+	return append(append(v, leafBody), l.Body...)
 }
 
 // Raise implements [Store].

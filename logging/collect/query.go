@@ -266,11 +266,17 @@ func leafValue(k, v []byte) (logging.Leaf, error) {
 		return logging.Leaf{}, errors.New("store is damaged: not a record")
 	}
 	l := logging.Leaf{Index: binary.BigEndian.Uint64(k), Hash: logging.Hash(v[:logging.HashSize])}
-	if v[logging.HashSize] == leafBody {
-		l.Body = bytes.Clone(v[logging.HashSize+1:])
-		if l.Body == nil {
-			l.Body = []byte{}
+	rest := v[logging.HashSize+1:]
+	switch v[logging.HashSize] {
+	case leafSided:
+		if len(rest) < 2 || int(binary.BigEndian.Uint16(rest)) > len(rest)-2 {
+			return logging.Leaf{}, errors.New("store is damaged: not a record")
 		}
+		end := 2 + int(binary.BigEndian.Uint16(rest))
+		l.Side, rest = bytes.Clone(rest[2:end]), rest[end:]
+		fallthrough
+	case leafBody:
+		l.Body = append([]byte{}, rest...)
 	}
 	return l, nil
 }

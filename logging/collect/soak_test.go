@@ -171,7 +171,7 @@ func count(t *testing.T, store *collect.Bolt, policy logging.Policy, fleet []*sp
 			if err != nil {
 				t.Fatal(err)
 			}
-			r, err := logging.DecodeLeaf(l.Body)
+			r, err := l.Decode()
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -254,15 +254,15 @@ func (l *Log) encode(tree *logging.Tree, events []logging.Event, c *change) (hea
 	size, count := 0, 0
 	now := l.cfg.Now()
 	for i, e := range events {
-		body := logging.EncodeLeaf(l.origin(), tree.Size(), now, e)
-		leaf := logging.Leaf{Index: tree.Size(), Hash: logging.LeafHash(body), Body: body}
+		body, side := logging.EncodeRecord(l.origin(), tree.Size(), now, e)
+		leaf := logging.Leaf{Index: tree.Size(), Hash: logging.LeafHash(body), Body: body, Side: side}
 		var flags byte
 		if e.Critical() {
 			flags = flagCritical
 		}
 		c.entries = append(c.entries, entry{kind: kindLeaf, at: leaf.Index, value: leafValue(flags, leaf, &l.packer)})
 		tree.Append(leaf.Hash)
-		size, count = size+len(body), count+1
+		size, count = size+len(body)+len(side), count+1
 		if count < logging.TargetLeaves && size < logging.TargetInflated-logging.MaxLeaf && i < len(events)-1 {
 			continue
 		}
@@ -295,7 +295,7 @@ func (l *Log) signTail() error {
 			if tree.Size() <= l.headAt {
 				return nil
 			}
-			count, size = count+1, size+len(leaf.Body)
+			count, size = count+1, size+len(leaf.Body)+len(leaf.Side)
 			if count == logging.TargetLeaves || size >= logging.TargetInflated-logging.MaxLeaf || tree.Size() == l.marks.size {
 				heads = append(heads, logging.Checkpoint{Origin: l.origin(), Size: tree.Size(), Root: tree.Root()})
 				count, size = 0, 0

@@ -84,8 +84,12 @@ func (l *Log) fillBatch(b *logging.Batch) error {
 			if err != nil {
 				return false, err
 			}
+			if logging.CheckSide(leaf) != nil {
+				// Somebody changed the value on flash. The record is whole and goes; Verify tells about the value.
+				leaf.Side = nil
+			}
 			tree.Append(leaf.Hash)
-			b.Leaves, size = append(b.Leaves, leaf), size+len(leaf.Body)+logging.HashSize
+			b.Leaves, size = append(b.Leaves, leaf), size+len(leaf.Body)+len(leaf.Side)+logging.HashSize
 			return true, nil
 		})
 		b.Leaves = b.Leaves[:taken]

@@ -10,12 +10,14 @@ import (
 	"github.com/backstay/backstay/logging"
 )
 
-// The bytes of a record, the same in every store: flags (1 byte), leaf hash (32 bytes), body, deflated if the flag says so;
-// no body when shed. Nothing else here reads or writes them.
+// The bytes of a record, the same in every store: flags (1 byte), leaf hash (32 bytes), length of the side record (2 bytes) and
+// side record if the flag says so, body, deflated if the flag says so; nothing after the hash when shed. Nothing else here
+// reads or writes them.
 const (
 	flagCritical = 1
 	flagShed     = 2
 	flagPacked   = 4 // see packer
+	flagSide     = 8
 )
 
 func leafValue(flags byte, leaf logging.Leaf, p *packer) []byte {
@@ -25,8 +27,15 @@ func leafValue(flags byte, leaf logging.Leaf, p *packer) []byte {
 	} else if packed := p.pack(body); packed != nil {
 		flags, body = flags|flagPacked, packed
 	}
-	v := make([]byte, 0, 1+logging.HashSize+len(body))
-	return append(append(append(v, flags), leaf.Hash[:]...), body...)
+	if leaf.Side != nil && !leaf.Shed() {
+		flags |= flagSide
+	}
+	v := make([]byte, 0, 1+logging.HashSize+2+len(leaf.Side)+len(body))
+	v = append(append(v, flags), leaf.Hash[:]...)
+	if flags&flagSide != 0 {
+		v = append(binary.BigEndian.AppendUint16(v, uint16(len(leaf.Side))), leaf.Side...)
+	}
+	return append(v, body...)
 }
 
 // parseLeaf copies a record out of a store and checks its body against the hash kept with it.
@@ -57,6 +66,13 @@ func splitLeaf(index uint64, v []byte, u *unpacker) (leaf logging.Leaf, flags by
 	if v[0]&flagShed != 0 {
 		return leaf, v[0], nil
 	}
+	if v[0]&flagSide != 0 {
+		if len(body) < 2 || int(binary.BigEndian.Uint16(body)) > len(body)-2 {
+			return leaf, v[0], altered(index, "its side record is cut off")
+		}
+		end := 2 + int(binary.BigEndian.Uint16(body))
+		leaf.Side, body = append([]byte{}, body[2:end]...), body[end:]
+	}
 	if v[0]&flagPacked != 0 {
 		if leaf.Body, err = u.unpack(body); err == nil {
 			return leaf, v[0], nil
@@ -73,7 +89,7 @@ func sheddable(v []byte) bool {
 
 // shedValue returns a record without its body.
 func shedValue(v []byte) []byte {
-	return append([]byte{v[0]&^flagPacked | flagShed}, v[1:1+logging.HashSize]...)
+	return append([]byte{v[0]&^(flagPacked|flagSide) | flagShed}, v[1:1+logging.HashSize]...)
 }
 
 // eachLeaf calls fn for every record from first to end-1, in order, each checked against its hash.

@@ -51,7 +51,7 @@ func (f *fill) fits(need int64, percent int64) bool { return f.used+need <= f.us
 func need(events []logging.Event) int64 {
 	n := int64(16 << 10)
 	for _, e := range events {
-		n += int64(350 + len(e.Message) + 64*len(e.Attrs))
+		n += int64(350 + len(e.Message) + 64*len(e.Attrs) + 120*len(e.Side))
 	}
 	return n
 }
