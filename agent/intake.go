@@ -10,6 +10,7 @@ import (
 	"github.com/backstay/backstay/agent/control"
 	"github.com/backstay/backstay/logging"
 	"github.com/backstay/backstay/logging/intake"
+	"github.com/backstay/backstay/logging/source"
 )
 
 // programs is how the product's own programs write into the audit log. The zero value takes nothing.
@@ -28,7 +29,7 @@ func (a *agent) openIntake() {
 	a.intake.server = intake.New(intake.Config{
 		AllowUIDs: c.AllowUIDs, AllowGIDs: c.AllowGIDs, Rate: intake.Rate{Per: float64(c.Rate), Burst: 10 * c.Rate},
 		Level:  slices.Index(devlogLevels[:], c.DevlogLevel),
-		Record: a.recordFor, Emit: a.recorder.emit,
+		Record: a.recordFor, Emit: a.recorder.emit, Login: source.Login,
 	})
 	var err error
 	if c.Socket != "" {
