@@ -16,6 +16,9 @@ import (
 // It exists because the client allocates the announced length before it reads: five bytes from a hostile broker make a
 // device allocate 256 MiB. The offending length is never handed on, so nothing is allocated.
 //
+// For the same reason it lets through only the kinds of packet that this client asks for. A message at QoS 2 is kept by the
+// client until the broker releases it: a broker that sends them with all ids and releases none has a device hold 1 GiB.
+//
 // It also gives every write its own deadline. The client sets one for publishes but not for its keep-alive ping, so a ping
 // behind a full socket buffer would block for ever and the half-open link would never be found out.
 //
@@ -67,6 +70,9 @@ func (c *limitConn) follow(b []byte) *logging.Refusal {
 			c.rest -= n
 			b = b[n:]
 		case c.mult == 0: // packet type
+			if !wanted(b[0]) {
+				return &logging.Refusal{Code: logging.CodeMalformed, What: "packet from broker", Why: fmt.Sprintf("type and flags %#02x are not for this client", b[0])}
+			}
 			c.mult = 1
 			b = b[1:]
 		default: // remaining length: seven bits a byte, least significant first, at most four bytes
@@ -86,4 +92,13 @@ func (c *limitConn) follow(b []byte) *logging.Refusal {
 		}
 	}
 	return nil
+}
+
+// wanted reports whether a packet that begins so is one a broker may send to this client.
+func wanted(b byte) bool {
+	switch b {
+	case 0x20, 0x40, 0x90, 0xd0: // CONNACK, PUBACK, SUBACK, PINGRESP
+		return true
+	}
+	return b>>4 == 3 && b&0x06 <= 0x02 // PUBLISH at QoS 0 or 1
 }

@@ -43,6 +43,9 @@ func TestLimitConnFollowsFraming(t *testing.T) {
 	for _, n := range []int{0, 1, 2, 127, 128, 300, 16383, 16384, 20000, 0, 0} {
 		stream = append(stream, packet(0x30, n)...)
 	}
+	for _, kind := range []byte{0x20, 0x31, 0x32, 0x3b, 0x40, 0x90, 0xd0} { // a DUP and a retained PUBLISH among them
+		stream = append(stream, packet(kind, 3)...)
+	}
 	for name, r := range map[string]io.Reader{
 		"whole": bytes.NewReader(stream), "bytes": iotest.OneByteReader(bytes.NewReader(stream)), "halves": iotest.HalfReader(bytes.NewReader(stream)),
 	} {
@@ -58,6 +61,11 @@ func TestLimitConnCuts(t *testing.T) {
 		"one too many":      packet(0x30, 20001)[:4],
 		"largest":           {0x30, 0xff, 0xff, 0xff, 0x7f},
 		"length never ends": {0x30, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80},
+		"QoS 2":             packet(0x34, 5)[:1],
+		"QoS 3":             packet(0x36, 5)[:1],
+		"PUBREC":            packet(0x50, 2)[:1],
+		"CONNECT":           packet(0x10, 12)[:1],
+		"flags of a PUBACK": packet(0x42, 2)[:1],
 	} {
 		good := packet(0x30, 1000)
 		inner := &readerConn{r: bytes.NewReader(append(bytes.Clone(good), tail...))}

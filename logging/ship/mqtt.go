@@ -26,7 +26,9 @@ const (
 	// DefaultKeepAlive is how long a link may be silent before it is probed; the answer has DefaultTimeout to come.
 	DefaultKeepAlive = 30 * time.Second
 
-	inboxDepth = 64
+	// Messages that wait for their reader. A device needs one receipt, the newest.
+	inboxDepth      = 16
+	inboxDepthBlock = 64
 )
 
 // MQTTConfig says where and as whom to connect.
@@ -94,6 +96,9 @@ func (l *link) close() {
 // NewMQTT checks cfg. Errors match logging.ErrSetup.
 func NewMQTT(cfg MQTTConfig) (*MQTT, error) {
 	m := &MQTT{cfg: cfg, inbox: make(chan Message, inboxDepth)}
+	if cfg.Block {
+		m.inbox = make(chan Message, inboxDepthBlock)
+	}
 	if m.cfg.MaxPacket == 0 {
 		m.cfg.MaxPacket = DefaultMaxPacket
 	}
