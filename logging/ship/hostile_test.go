@@ -397,7 +397,7 @@ func (s *siege) badReceipts() [][]byte {
 // How much the heap may grow under any attack, the broker's own side of it included: what is in use, and with what the garbage
 // collector has not freed yet.
 const (
-	maxInUse  = 4 << 20
+	maxInUse  = 8 << 20
 	maxGrowth = 16 << 20
 )
 
