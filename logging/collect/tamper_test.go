@@ -149,7 +149,7 @@ func (s *scene) device(t *testing.T) string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r, err := logging.DecodeLeaf(l.Body)
+		r, err := l.Decode()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -273,7 +273,7 @@ func (s *scene) whole(t *testing.T) logging.Checkpoint {
 // edited are all records with one changed: its bytes, and its hash too when rehash is set.
 func (s *scene) edited(index int, rehash bool) []logging.Leaf {
 	out := slices.Clone(s.leaves)
-	out[index].Body = bytes.Replace(out[index].Body, []byte("root"), []byte("joe "), 1)
+	out[index].Body = bytes.Replace(out[index].Body, []byte("logged in"), []byte("logged on"), 1)
 	if rehash {
 		out[index].Hash = logging.LeafHash(out[index].Body)
 	}
@@ -287,7 +287,15 @@ func (s *scene) without(index int) []logging.Leaf {
 
 func (s *scene) swapped(a, b int) []logging.Leaf {
 	out := slices.Clone(s.leaves)
-	out[a].Body, out[b].Body, out[a].Hash, out[b].Hash = out[b].Body, out[a].Body, out[b].Hash, out[a].Hash
+	out[a], out[b] = out[b], out[a]
+	out[a].Index, out[b].Index = uint64(a), uint64(b)
+	return out
+}
+
+// renamed are all records with the personal value beside one changed.
+func (s *scene) renamed(index int) []logging.Leaf {
+	out := slices.Clone(s.leaves)
+	out[index].Side = bytes.Replace(out[index].Side, []byte("root"), []byte("joe!"), 1)
 	return out
 }
 
@@ -295,7 +303,13 @@ func recordKey(index int) []byte {
 	return append(binary.BigEndian.AppendUint64([]byte{'r'}, uint64(index)), 0)
 }
 
-func recordValue(l logging.Leaf) []byte { return append(append([]byte{0}, l.Hash[:]...), l.Body...) }
+// recordValue is a record as the device's store keeps it.
+func recordValue(l logging.Leaf) []byte {
+	const withSide = 8
+	v := append([]byte{withSide}, l.Hash[:]...)
+	v = append(binary.BigEndian.AppendUint16(v, uint16(len(l.Side))), l.Side...)
+	return append(v, l.Body...)
+}
 
 func refusal(err error) string {
 	var r *logging.Refusal

@@ -68,6 +68,18 @@ var tampering = []struct {
 		"the attacker is the device; the third party knows an earlier head",
 	},
 	{
+		"edit the personal value beside a record",
+		func(t *testing.T, s *scene) string {
+			return s.onFlash(t, func(b *bbolt.Bucket) error { return b.Put(recordKey(unseen), recordValue(s.renamed(unseen)[unseen])) })
+		},
+		func(t *testing.T, s *scene) string { return s.sent(t, s.renamed(unseen), 21, s.head) },
+		func(t *testing.T, s *scene) string {
+			return s.exported(t, s.renamed(seen), logging.Item{Checkpoint: s.head})
+		},
+		[3]string{"side-mismatch", "side-mismatch", "side-mismatch"},
+		"",
+	},
+	{
 		"delete a record",
 		func(t *testing.T, s *scene) string {
 			return s.onFlash(t, func(b *bbolt.Bucket) error { return b.Delete(recordKey(unseen)) })
