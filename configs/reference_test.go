@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/backstay/backstay/configs"
+	"github.com/backstay/backstay/configs/scan"
 )
 
 var update = flag.Bool("update", false, "rewrite golden files")
@@ -18,9 +19,24 @@ func TestReferencePage(t *testing.T) {
 	if err := configs.WriteReference(&got); err != nil {
 		t.Fatal(err)
 	}
-	const page = "../docs/baseline.md"
+	golden(t, "../docs/baseline.md", got.Bytes())
+}
+
+// TestReferenceSchema holds the published schema to the types and kinds. That the shipped documents fit it, and bad ones do
+// not, is tested with a validator in configs/scan/interop.
+func TestReferenceSchema(t *testing.T) {
+	var got bytes.Buffer
+	if err := scan.WritePolicySchema(&got); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "../docs/policy.schema.json", got.Bytes())
+}
+
+// golden compares a generated page with the one in the tree, or writes it.
+func golden(t *testing.T, page string, got []byte) {
+	t.Helper()
 	if *update {
-		if err := os.WriteFile(page, got.Bytes(), 0o644); err != nil {
+		if err := os.WriteFile(page, got, 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -28,7 +44,7 @@ func TestReferencePage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !bytes.Equal(got.Bytes(), want) {
-		t.Errorf("%s is not what the rules say; run: go test ./configs -run Reference -update", page)
+	if !bytes.Equal(got, want) {
+		t.Errorf("%s is not what rules, types and kinds say; run: go test ./configs -run Reference -update", page)
 	}
 }
