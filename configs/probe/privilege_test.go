@@ -67,13 +67,17 @@ func TestPrivilegeChecks(t *testing.T) {
 
 func TestPrivilegeFixes(t *testing.T) {
 	runFixes(t, map[string]fixCase{
-		"sudo":           {files{"usr/bin/sudo": "x", "etc/sudoers": "# NOPASSWD: c\na ALL=(ALL) NOPASSWD: ALL # x\nb ALL=NOPASSWD: /sbin/reboot\n"}, "privilege", "sudo", "", "etc/sudoers", "# NOPASSWD: c\na ALL=(ALL) ALL # x\nb ALL=NOPASSWD: /sbin/reboot\n"},
-		"sudo two lines": {files{"usr/bin/sudo": "x", "etc/sudoers": "a ALL= \\\n\tNOPASSWD:ALL\n"}, "privilege", "sudo", "", "etc/sudoers", "a ALL= \\\n\tALL\n"},
-		"sudo defaults":  {files{"usr/bin/sudo": "x", "etc/sudoers": "Defaults !authenticate\nDefaults env_reset\n"}, "privilege", "sudo", "", "etc/sudoers", "# disabled by backstay: Defaults !authenticate\nDefaults env_reset\n"},
-		"sudo one of":    {files{"usr/bin/sudo": "x", "etc/sudoers": "Defaults env_reset, !authenticate\n"}, "privilege", "sudo", "", "etc/sudoers", "Defaults env_reset\n"},
-		"doas":           {files{"usr/bin/doas": "x", "etc/doas.conf": "permit nopass keepenv :wheel # nopass\n"}, "privilege", "doas", "", "etc/doas.conf", "permit keepenv :wheel # nopass\n"},
-		"permit":         {files{"etc/pam.d/login": "auth sufficient pam_permit.so\nauth required pam_unix.so\n"}, "pam", "bypass", "", "etc/pam.d/login", "# disabled by backstay: auth sufficient pam_permit.so\nauth required pam_unix.so\n"},
-		"permit alone":   {files{"etc/pam.d/login": "auth required pam_permit.so\n"}, "pam", "bypass", "", "", ""},
-		"nullok":         {files{"etc/pam.d/login": "auth required pam_unix.so nullok try_first_pass\npassword required pam_unix.so nullok\n"}, "pam", "nullok", "", "etc/pam.d/login", "auth required pam_unix.so try_first_pass\npassword required pam_unix.so nullok\n"},
+		"sudo":            {files{"usr/bin/sudo": "x", "etc/sudoers": "# NOPASSWD: c\na ALL=(ALL) NOPASSWD: ALL # x\nb ALL=NOPASSWD: /sbin/reboot\n"}, "privilege", "sudo", "", "etc/sudoers", "# NOPASSWD: c\na ALL=(ALL) ALL # x\nb ALL=NOPASSWD: /sbin/reboot\n"},
+		"sudo two lines":  {files{"usr/bin/sudo": "x", "etc/sudoers": "a ALL= \\\n\tNOPASSWD:ALL\n"}, "privilege", "sudo", "", "etc/sudoers", "a ALL= \\\n\tALL\n"},
+		"sudo defaults":   {files{"usr/bin/sudo": "x", "etc/sudoers": "Defaults !authenticate\nDefaults env_reset\n"}, "privilege", "sudo", "", "etc/sudoers", "# disabled by backstay: Defaults !authenticate\nDefaults env_reset\n"},
+		"sudo two users":  {files{"usr/bin/sudo": "x", "etc/sudoers": "Defaults:al,bo !authenticate\n"}, "privilege", "sudo", "", "etc/sudoers", "# disabled by backstay: Defaults:al,bo !authenticate\n"},
+		"sudo in a list":  {files{"usr/bin/sudo": "x", "etc/sudoers": "Defaults:al,bo env_reset , !authenticate , lecture\n"}, "privilege", "sudo", "", "etc/sudoers", "Defaults:al,bo env_reset , lecture\n"},
+		"sudo at first":   {files{"usr/bin/sudo": "x", "etc/sudoers": "Defaults !authenticate,env_reset # why\n"}, "privilege", "sudo", "", "etc/sudoers", "Defaults env_reset # why\n"},
+		"sudo both lines": {files{"usr/bin/sudo": "x", "etc/sudoers": "Defaults \\\n  !authenticate\n"}, "privilege", "sudo", "", "etc/sudoers", "# disabled by backstay: Defaults \\\n# disabled by backstay:   !authenticate\n"},
+		"sudo one of":     {files{"usr/bin/sudo": "x", "etc/sudoers": "Defaults env_reset, !authenticate\n"}, "privilege", "sudo", "", "etc/sudoers", "Defaults env_reset\n"},
+		"doas":            {files{"usr/bin/doas": "x", "etc/doas.conf": "permit nopass keepenv :wheel # nopass\n"}, "privilege", "doas", "", "etc/doas.conf", "permit keepenv :wheel # nopass\n"},
+		"permit":          {files{"etc/pam.d/login": "auth sufficient pam_permit.so\nauth required pam_unix.so\n"}, "pam", "bypass", "", "etc/pam.d/login", "# disabled by backstay: auth sufficient pam_permit.so\nauth required pam_unix.so\n"},
+		"permit alone":    {files{"etc/pam.d/login": "auth required pam_permit.so\n"}, "pam", "bypass", "", "", ""},
+		"nullok":          {files{"etc/pam.d/login": "auth required pam_unix.so nullok try_first_pass\npassword required pam_unix.so nullok\n"}, "pam", "nullok", "", "etc/pam.d/login", "auth required pam_unix.so try_first_pass\npassword required pam_unix.so nullok\n"},
 	})
 }

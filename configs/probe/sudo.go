@@ -60,9 +60,10 @@ func (c privilegeCheck) Tightens(old Check) error {
 type grant struct {
 	who, what string
 	file      string
-	line      int // first physical line
-	last      int // last, where a line goes on after a backslash
-	off       bool
+	line      int  // first physical line
+	last      int  // last, where a line goes on after a backslash
+	off       bool // Defaults with !authenticate
+	alone     bool // and nothing else
 }
 
 // logical is a line with those that it goes on with.
@@ -194,7 +195,8 @@ func (s *sudoers) grants() []grant {
 			word, rest := cutWord(l.text)
 			switch {
 			case strings.HasPrefix(word, "Defaults"):
-				if slices.Contains(splitList(rest), "!authenticate") {
+				if list := splitList(rest); slices.Contains(list, "!authenticate") {
+					g.alone = !slices.ContainsFunc(list, func(w string) bool { return w != "!authenticate" && w != "" })
 					g.who, g.what, g.off = "everybody", "Defaults !authenticate: no password is asked", true
 					if len(word) > len("Defaults") {
 						g.who = word[len("Defaults")+1:]
@@ -359,10 +361,10 @@ func (c privilegeCheck) Fix(ctx context.Context, h *Host, want func(string) bool
 		}
 		for n := g.line; n <= g.last; n++ {
 			switch raw := t.line(n); {
-			case g.off && strings.Contains(raw, ","): // other settings stay
-				t.set(n, strings.NewReplacer(", !authenticate", "", ",!authenticate", "", "!authenticate, ", "", "!authenticate,", "").Replace(raw))
-			case g.off && g.line == g.last:
+			case g.alone:
 				t.disable(n)
+			case g.off: // other settings stay
+				t.set(n, dropSetting(raw, "!authenticate"))
 			case c.target == "doas":
 				t.set(n, dropWord(raw, "nopass"))
 			default:
@@ -375,6 +377,33 @@ func (c privilegeCheck) Fix(ctx context.Context, h *Host, want func(string) bool
 		out = append(out, t.changes(false)...)
 	}
 	return out, nil
+}
+
+// dropSetting takes a word out of a list with commas, with one of the commas beside it.
+func dropSetting(line, word string) string {
+	for i := 0; ; {
+		j := strings.Index(line[i:], word)
+		if j < 0 {
+			return line
+		}
+		j += i
+		left, right := strings.TrimRight(line[:j], " \t"), strings.TrimLeft(line[j+len(word):], " \t")
+		if i = j + len(word); left != "" && !strings.HasSuffix(left, ",") && len(left) == j || right != "" && right[0] != ',' && right[0] != '\\' && right[0] != '#' {
+			continue // a part of something longer
+		}
+		switch rest, ok := strings.CutPrefix(right, ","); {
+		case ok:
+			line = line[:j] + strings.TrimLeft(rest, " \t")
+		case strings.HasSuffix(left, ","):
+			line = strings.TrimRight(left[:len(left)-1], " \t")
+			if right != "" {
+				line += " " + right
+			}
+		default:
+			line = line[:j] + right
+		}
+		i = min(j, len(line))
+	}
 }
 
 // dropWord takes a word out of a line, wherever it is before a comment, with the blank before it.
