@@ -64,6 +64,11 @@ func monthOffline(t *testing.T, store string, days int, capacity int64) {
 	}
 	size := l.State().Size
 	f.now = now
+	send(t, f, l)
+	// The network is back and there is room again: now the log can say what it could not keep.
+	if err := l.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	got := deliver(t, f, l)
 	t.Logf("%d days, %d events (%d critical), %d records: largest %d bytes of %d; delivered %d with body, %d named as dropped, %d counted as not kept",
 		days, o.appended, o.critical, size, o.largest, capacity, got.bodies, len(got.shed), got.lost)
@@ -120,8 +125,8 @@ type delivered struct {
 	lost             int      // events that log.gap records count
 }
 
-// deliver sends everything to the collector, as a shipper would, and reads it back from there.
-func deliver(t *testing.T, f *fixture, l *spool.Log) (d delivered) {
+// send brings everything to the collector, as a shipper would.
+func send(t *testing.T, f *fixture, l *spool.Log) {
 	t.Helper()
 	for at := l.State().Acked; at < l.State().Size; {
 		b, err := l.Batch(t.Context(), at)
@@ -140,6 +145,12 @@ func deliver(t *testing.T, f *fixture, l *spool.Log) (d delivered) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// deliver sends what is left, and reads everything back from the collector.
+func deliver(t *testing.T, f *fixture, l *spool.Log) (d delivered) {
+	t.Helper()
+	send(t, f, l)
 	origin := l.State().Origin
 	f.verify(t, origin)
 	_, items, err := f.store.Evidence(t.Context(), origin, 0)
