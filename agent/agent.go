@@ -25,6 +25,7 @@ import (
 	"github.com/backstay/backstay/agent/config"
 	"github.com/backstay/backstay/agent/control"
 	"github.com/backstay/backstay/agent/store"
+	"github.com/backstay/backstay/agent/tpm"
 	"github.com/backstay/backstay/identity"
 	"github.com/backstay/backstay/logging/ship"
 	"github.com/backstay/backstay/logging/source"
@@ -56,6 +57,7 @@ type agent struct {
 	policy  *policies     // beside guard; without a client when there is no repository
 	shipper *ship.Shipper // nil when records stay on the device
 	sources *source.Set   // nil when they could not be configured
+	tpm     *tpm.Device   // nil without a counter in a TPM
 	intake  programs      // what the product's own programs write
 
 	owned        gate          // opened once the device has a certificate
@@ -141,6 +143,9 @@ func (a *agent) close() error {
 	errs := []error{a.closeSources()}
 	if a.log != nil {
 		errs = append(errs, a.log.Close())
+	}
+	if a.tpm != nil {
+		errs = append(errs, a.tpm.Close())
 	}
 	if a.store != nil {
 		errs = append(errs, a.store.Close())

@@ -4,9 +4,12 @@ package agent
 
 import (
 	"context"
+	"errors"
 
 	"github.com/backstay/backstay/agent/control"
+	"github.com/backstay/backstay/agent/tpm"
 	"github.com/backstay/backstay/logging/source"
+	"github.com/backstay/backstay/logging/spool"
 )
 
 // openSources tries what the audit log can watch here, and records which of it works: a consumer has to know the blind spots.
@@ -45,4 +48,24 @@ func (a *agent) closeSources() error {
 		return nil
 	}
 	return a.sources.Close()
+}
+
+// openCounter opens the counter in hardware that tells whether the log was put back from an old copy. Without one, only the next
+// receipt tells: that is a problem to report, not one to stop for.
+func (a *agent) openCounter() spool.Counter {
+	if a.cfg.Audit.Counter.Kind != "tpm" {
+		return nil
+	}
+	device, err := tpm.Open(a.cfg.Audit.Counter.Device)
+	if err != nil {
+		a.part("audit counter", err)
+		return nil
+	}
+	counter, err := tpm.OpenCounter(device, uint32(a.cfg.Audit.Counter.Index))
+	if err != nil {
+		a.part("audit counter", errors.Join(err, device.Close()))
+		return nil
+	}
+	a.tpm = device
+	return counter
 }

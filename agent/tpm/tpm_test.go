@@ -9,46 +9,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/backstay/backstay/testdata/testneed"
 )
 
 const testIndex = 0x01800bac
-
-// swtpm starts a TPM in software over a state directory and returns the name to open it by.
-func swtpm(t *testing.T, state string) (name string, stop func()) {
-	t.Helper()
-	program := testneed.Program(t, "swtpm", "swtpm")
-	socket := filepath.Join(t.TempDir(), "s")
-	cmd := exec.Command(program, "socket", "--tpm2", "--tpmstate", "dir="+state,
-		"--server", "type=unixio,path="+socket, "--flags", "not-need-init,startup-clear")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	ended := false
-	stop = func() {
-		if !ended {
-			ended = true
-			cmd.Process.Kill()
-			cmd.Wait()
-		}
-	}
-	t.Cleanup(stop)
-	for range 200 {
-		if _, err := os.Stat(socket); err == nil {
-			return "unix:" + socket, stop
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	t.Fatal("swtpm does not come up")
-	return "", nil
-}
 
 func openTest(t *testing.T, name string) *Device {
 	t.Helper()
@@ -62,7 +29,7 @@ func openTest(t *testing.T, name string) *Device {
 
 func TestCounterRisesAndSurvivesPowerLoss(t *testing.T) {
 	state := t.TempDir()
-	name, kill := swtpm(t, state)
+	name, kill := testneed.TPM(t, state)
 	d := openTest(t, name)
 	c, err := OpenCounter(d, testIndex)
 	if err != nil {
@@ -81,7 +48,7 @@ func TestCounterRisesAndSurvivesPowerLoss(t *testing.T) {
 	}
 	d.Close()
 	kill()
-	name, _ = swtpm(t, state)
+	name, _ = testneed.TPM(t, state)
 	c, err = OpenCounter(openTest(t, name), testIndex)
 	if err != nil {
 		t.Fatal(err)
@@ -93,7 +60,7 @@ func TestCounterRisesAndSurvivesPowerLoss(t *testing.T) {
 
 // An intruder who takes the counter away and defines one of his own gets no smaller value; an ordinary index is refused.
 func TestCounterCannotBeSetBack(t *testing.T) {
-	name, _ := swtpm(t, t.TempDir())
+	name, _ := testneed.TPM(t, t.TempDir())
 	d := openTest(t, name)
 	c, err := OpenCounter(d, testIndex)
 	if err != nil {
