@@ -222,12 +222,19 @@ func testKeyThatDoesNotAnswer(t *testing.T) {
 	}
 }
 
+func TestOneProcessAtATime(t *testing.T) {
+	eachStore(t, func(t *testing.T) {
+		b := newBench(t)
+		b.open()
+		if _, err := spool.Open(b.cfg); !errors.Is(err, logging.ErrRetry) {
+			t.Errorf("second Open: %v", err)
+		}
+	})
+}
+
 func TestOpenErrors(t *testing.T) {
 	b := newBench(t)
 	l := b.open()
-	if _, err := spool.Open(b.cfg); !errors.Is(err, logging.ErrRetry) {
-		t.Errorf("second Open: %v", err)
-	}
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}

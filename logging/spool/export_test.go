@@ -4,6 +4,9 @@ package spool
 
 import (
 	"bytes"
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
 	"io"
 	"maps"
 	"slices"
@@ -75,3 +78,67 @@ func KeysSegment(m map[string][]byte) []byte {
 
 // ParseRemains reads what a last resort kept.
 var ParseRemains = parseRemains
+
+// ScanSegment reads one segment.
+func ScanSegment(data []byte, newest bool) (records uint64, torn bool, err error) {
+	s, err := scanSegment(bytes.NewReader(data), int64(len(data)), newest)
+	return s.end - s.first, s.torn, err
+}
+
+// UseSegments opens a store, reads everything and commits to it twice. An error is that of opening or reading.
+func UseSegments(dir string) error {
+	s, err := openSegments(disk{}, dir, MinCapacity, false)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	read := func() (n int, err error) {
+		r, err := s.read(true)
+		if err != nil {
+			return 0, err
+		}
+		defer r.close()
+		st, err := r.state()
+		if err != nil {
+			return 0, err
+		}
+		return n, r.entries(st.marks.pruned, func(entry) (bool, error) { n++; return true, nil })
+	}
+	before, err := read()
+	if err != nil {
+		return err
+	}
+	g := s.(*segStore)
+	for range 2 {
+		v := append(make([]byte, 33), "body"...)
+		if err := s.commit(&change{entries: []entry{{kindLeaf, g.newest().end, v}}, state: g.now}); err != nil {
+			return nil // full, or at the end of numbers
+		}
+	}
+	if s, err = openSegments(disk{}, dir, MinCapacity, false); err != nil {
+		return fmt.Errorf("what was written does not open: %v", err)
+	}
+	if after, err := read(); err != nil || after < before {
+		return fmt.Errorf("%d entries, %d before: %v", after, before, err)
+	}
+	return nil
+}
+
+// HealSegment gives the header and every frame the CRC it should have.
+func HealSegment(data []byte) []byte {
+	if len(data) < segmentHeader {
+		return data
+	}
+	copy(data, segmentMagic)
+	seed := crc32.Checksum(data[:segmentHeader-4], castagnoli)
+	binary.BigEndian.PutUint32(data[segmentHeader-4:], seed)
+	for at := segmentHeader; at+frameHeader <= len(data); {
+		n := int(binary.BigEndian.Uint32(data[at+4:]) % maxPayload)
+		copy(data[at:], frameMagic)
+		body := data[at+frameHeader : min(at+frameHeader+n, len(data))]
+		sum := crc32.Update(crc32.Update(seed, castagnoli, data[at:at+12]), castagnoli, body)
+		binary.BigEndian.PutUint32(data[at+12:], sum)
+		at += frameHeader + n
+	}
+	return data
+}

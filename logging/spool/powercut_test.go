@@ -187,6 +187,7 @@ func (c *cutter) try(op string, pick func() bool) {
 	if _, err := l.Verify(c.t.Context()); err != nil {
 		c.t.Errorf("seed %d: cut at %q, image %d: verify: %v", c.seed, op, c.images, err)
 	}
+	shedIsNamed(c.t, l)
 	if left := leftovers(dir); len(left) > 0 {
 		c.t.Errorf("seed %d: cut at %q, image %d: left behind: %v", c.seed, op, c.images, left)
 	}
