@@ -135,7 +135,8 @@ func (a *agent) openLog() error {
 	a.log, err = spool.Open(spool.Config{
 		Dir: filepath.Join(a.cfg.StateDir, "audit"), Key: a.identity.Birth(), Policy: policy,
 		Capacity: int64(a.cfg.Audit.CapacityMiB) << 20, Now: a.clock.Now, Stamp: a.recorder.stamp,
-		Counter: a.openCounter(), LastResort: "/dev/pmsg0", Remains: "/sys/fs/pstore/pmsg-ramoops-0",
+		Store: a.cfg.Audit.Store, Counter: a.openCounter(),
+		LastResort: "/dev/pmsg0", Remains: "/sys/fs/pstore/pmsg-ramoops-0",
 	})
 	if err != nil {
 		return err

@@ -135,6 +135,7 @@ type Audit struct {
 	MaxRate     int      `json:"max_rate" default:"0" min:"0" doc:"most bytes per second that are published in the long run, at least 256; 0: no limit"`
 	Rejoin      Duration `json:"rejoin" default:"30s" min:"1s" max:"1h" doc:"time over which a fleet spreads its return to a broker that went away: each device waits for a random part of it; 30s mean 333 connections a second for 10000 devices"`
 	CapacityMiB int      `json:"capacity_mib" default:"8" min:"1" max:"512" doc:"most space the log may take, in MiB; when it is full, bodies of unsent records are dropped and their hashes kept"`
+	Store       string   `json:"store" default:"auto" one:"auto|bolt|segments" doc:"kind of file a new log is kept in: bolt, one database; segments, append-only files, for file systems without shared mappings such as JFFS2; auto: what works; a log that is there keeps its kind"`
 	ReceiptKeys []string `json:"receipt_keys" doc:"public keys of the collectors whose receipts count, as signed-note verifier keys: name+hash+key"`
 	Quorum      int      `json:"quorum" default:"1" min:"1" max:"16" doc:"how many different collectors must have signed for a record before the device may drop it"`
 	Sources     Sources  `json:"sources" doc:"what is watched for the log"`

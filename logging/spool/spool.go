@@ -1,21 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package spool keeps the audit log of the device it runs on until somebody has acknowledged it: audit.db, a bbolt file in
-// a directory of its own.
+// Package spool keeps the audit log of the device it runs on until somebody has acknowledged it, in a directory of its own.
 //
-// It owns that directory: audit.db, audit.epoch (the highest epoch number ever used) and at most one quarantined store.
-// Only this package may write there; [Log] holds the file lock, so every command asks the daemon. It does not own what
-// events mean (logging), how batches travel (logging/ship), or the key that signs (identity).
+// What a log means is in [Log], once: encoding, signatures, positions, epochs, what goes when space runs out. The bytes are
+// kept by one of two stores: audit.db, a bbolt file, or audit.log, a directory of append-only segments, for file systems
+// without the shared writable mapping that bbolt needs (JFFS2, some shared folders). A new log takes what works, found out
+// by trying; a directory keeps the kind it has, and there are never two logs side by side.
 //
-// An attacker who can write the directory can delete the log, or replace it by an older copy; both are seen by whoever holds
-// a receipt, and by this device as soon as such a receipt reaches it. He cannot change, remove or reorder a record without
-// [Log.Verify], [Log.Batch] and the next start refusing it: bbolt has no checksums over data, so every record is kept with
-// its hash, and hashes are checked against signed checkpoints. Whatever is refused is renamed away for forensics and a new
-// epoch begins, whose first record says why and repeats the last known checkpoint: the product keeps running and keeps
-// logging, and nobody can take the break for an ordinary restart.
+// It owns that directory: the store, audit.epoch (the highest epoch number ever used) and at most one quarantined store.
+// Only this package may write there; Log holds the lock on the directory, so every command asks the daemon. It does not own
+// what events mean (logging), how batches travel (logging/ship), or the key that signs (identity).
 //
-// bbolt needs a shared writable mapping and does not work on JFFS2 and some shared folders: Open says so with
-// logging.ErrSetup.
+// An attacker who can write the directory can delete the log, or replace it by an older copy. Both are seen by whoever holds
+// a receipt, by this device as soon as such a receipt reaches it, and by this device at the next start if it has a hardware
+// counter ([Config.Counter]). He cannot change, remove or reorder a record without [Log.Verify], [Log.Batch] and the next
+// start refusing it: every record is kept with its hash, and hashes are checked against signed checkpoints. Whatever is
+// refused is renamed away for forensics and a new epoch begins, whose first record says why and repeats the last known
+// checkpoint: the product keeps running and keeps logging, and nobody can take the break for an ordinary restart. What he
+// can do unseen is to remove the newest commit: it looks like one that a power cut tore.
+//
+// While flash cannot be written, events wait in a bounded part of memory, critical ones also where they survive a restart
+// ([Config.LastResort]). State says so at once, and the log does when it is written again: audit.failed, log.gap with what
+// was lost, the events in order, audit.restored.
 package spool
 
 import (
@@ -40,7 +46,7 @@ const (
 	retryDelay = time.Second
 )
 
-// Capacity limits of a store, in bytes of audit.db.
+// Capacity limits of a store, in bytes of its files.
 const (
 	DefaultCapacity = 8 << 20
 	MinCapacity     = 512 << 10
@@ -160,8 +166,10 @@ type State struct {
 // Open opens the log in cfg.Dir, or begins a new one. What it finds is verified completely; a store that does not hold is
 // moved aside and a new epoch begins (see the package comment), which is not an error.
 //
-// Errors match logging.ErrSetup when a person must act (a file system bbolt cannot use, a key of the wrong kind, no
-// permission), logging.ErrRetry when another process holds the lock. Any other error is I/O.
+// Flash that is full, broken or read-only is no error either: the log begins in memory, and State.Failed says why.
+//
+// Errors match logging.ErrSetup when a person must act (a key of the wrong kind, no permission, bbolt demanded where it
+// cannot work), logging.ErrRetry when another process holds the lock. Any other error is I/O.
 func Open(cfg Config) (*Log, error) { return open(cfg, nil) }
 
 func open(cfg Config, fuse fuse) (*Log, error) {
