@@ -94,6 +94,7 @@ type Rate struct {
 // Kinds lists every source, in the order of the inventory.
 func Kinds() []Kind {
 	return []Kind{
+		kauditKind(),
 		kmsgKind(),
 		ueventKind(),
 		routeKind(),
