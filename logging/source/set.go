@@ -78,6 +78,13 @@ func open(ctx context.Context, cfg Config, kinds []Kind) (*Set, error) {
 		}
 		s.members = append(s.members, m)
 	}
+	for _, m := range s.members {
+		for _, other := range s.members {
+			if other.kind.Name == m.kind.YieldTo {
+				m.sink.yields = func() bool { return other.get().State == Working }
+			}
+		}
+	}
 	return s, nil
 }
 

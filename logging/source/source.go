@@ -32,6 +32,10 @@ type Kind struct {
 	Sees string // what it sees, a phrase for the inventory and the documentation
 	Rate Rate   // how many events it may record
 
+	// YieldTo names a kind that sees some of the same better, "" for none. While that one works, Sink.Yields is true, and this
+	// one leaves those events out. Which they are is its own affair.
+	YieldTo string
+
 	// Open tries whether the source works here and begins to listen. An error that matches ErrUnavailable is a fact about the
 	// device, any other is a fault worth trying again. ctx bounds the call only.
 	Open func(ctx context.Context, env *Env) (Watcher, error)
@@ -95,6 +99,7 @@ type Rate struct {
 func Kinds() []Kind {
 	return []Kind{
 		kauditKind(),
+		processKind(),
 		kmsgKind(),
 		ueventKind(),
 		routeKind(),
@@ -112,6 +117,8 @@ type Sink struct {
 	emit  logging.Emit
 	limit *limiter
 	loss  loss
+
+	yields func() bool // see Kind.YieldTo; nil: never
 }
 
 // Event records one event, unless the source is beyond its rate: then it is counted, and the count recorded. The attribute
@@ -123,6 +130,9 @@ func (s *Sink) Event(code string, attrs ...slog.Attr) {
 	}
 	s.emit(code, append(attrs, slog.String("source", s.name))...)
 }
+
+// Yields reports whether the kind named by YieldTo works at present.
+func (s *Sink) Yields() bool { return s.yields != nil && s.yields() }
 
 // Allow reports whether the source may still record an event with this code, and counts it as left out when it may not. A
 // source asks before work that costs more than the event is worth in a flood: a look into /proc, a hash. What is allowed is
