@@ -106,6 +106,7 @@ func Kinds() []Kind {
 		listenerKind(),
 		execKind(),
 		mountKind(),
+		fileKind(),
 		accountKind(),
 		loginKind(),
 	}
