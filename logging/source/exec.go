@@ -236,6 +236,9 @@ func (x *execWatcher) Run(ctx context.Context, sink *Sink) error {
 				}
 			}
 		}
+		if err == nil && ctx.Err() != nil { // what is in the queues has happened
+			err = errors.Join(drain(x.programs, x.program), drain(x.files, x.file))
+		}
 		now := time.Now()
 		x.examine(now)
 		if x.remount && err == nil {
