@@ -150,7 +150,12 @@ func (x *execWatcher) mark() error {
 	if !whole {
 		x.failed = append(x.failed, "mounts beyond the first "+fmt.Sprint(len(all)))
 	}
-	x.places.watched = x.places.watched[:0]
+	x.places.watched, x.places.remote = x.places.watched[:0], x.places.remote[:0]
+	for _, m := range all {
+		if remote(m.fsType) && !x.marked[0][device{m.major, m.minor}] && len(x.places.remote) < 8 {
+			x.places.remote = append(x.places.remote, m.point+" ("+m.fsType+")")
+		}
+	}
 	for _, m := range list {
 		if x.marked[0][device{m.major, m.minor}] {
 			x.places.watched = append(x.places.watched, m.point+" ("+m.fsType+")")
@@ -189,6 +194,9 @@ func (x *execWatcher) Covers() string {
 			b.WriteString(", ")
 		}
 		b.WriteString(p)
+	}
+	for _, m := range x.places.remote {
+		b.WriteString("; not on " + m)
 	}
 	b.WriteString("; not what a loader or an interpreter runs")
 	if !x.memfd {

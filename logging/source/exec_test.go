@@ -300,6 +300,24 @@ func TestUnfitPlaces(t *testing.T) {
 	}
 }
 
+func TestChosenMounts(t *testing.T) {
+	list, _ := parseMounts([]byte(strings.Join([]string{
+		"1 0 8:1 / / rw - ext4 a rw", "2 1 8:1 /x /bind rw - ext4 a rw", "3 1 0:5 / /proc rw - proc p rw", "4 1 0:6 / /net rw - nfs4 n:/ rw",
+		"5 1 0:7 / /box rw - fuse.sshfs s rw", "6 1 0:8 / /tmp rw - tmpfs t rw", "7 1 8:2 / /media rw - fuseblk b rw",
+	}, "\n")))
+	for want, only := range map[string][]string{"/ /tmp /media ": nil, "/net ": {"/net"}, "/bind ": {"/bind", "/proc"}} {
+		env := testEnv(t, "/")
+		env.Mounts = only
+		got := ""
+		for _, m := range chosen(env, list) {
+			got += m.point + " "
+		}
+		if got != want {
+			t.Errorf("%q: %q, want %q", only, got, want)
+		}
+	}
+}
+
 func TestRemovable(t *testing.T) {
 	root := t.TempDir()
 	disk := filepath.Join(root, "sys/devices/platform/mmc0/block/sdx")

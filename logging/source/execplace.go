@@ -31,6 +31,10 @@ var pseudoTypes = [...]string{
 	"mqueue", "nsfs", "proc", "pstore", "rpc_pipefs", "securityfs", "selinuxfs", "smackfs", "sysfs", "tracefs",
 }
 
+// remoteTypes are served by somebody else, a program or another machine. They are left alone unless they are asked for by name:
+// the kernel opens the file of each event for the agent, and whoever serves it could let the agent wait for ever.
+var remoteTypes = [...]string{"9p", "afs", "ceph", "cifs", "fuse", "nfs", "nfs4", "smb3", "smbfs", "virtiofs"}
+
 // workDirs are for data that comes and goes, whatever they are mounted on.
 var workDirs = [...]string{"/tmp/", "/var/tmp/", "/dev/", "/run/", "/var/run/", "/var/lock/"}
 
@@ -42,6 +46,7 @@ type places struct {
 	why map[device]string
 	// watched are the file systems, by their mount points, for the inventory.
 	watched []string
+	remote  []string // and those that are not, because somebody else serves them
 
 	dirs  [32]dirEntry
 	at    int
@@ -61,13 +66,17 @@ func chosen(env *Env, list []mount) []mount {
 		if seen[dev] || slices.Contains(pseudoTypes[:], m.fsType) {
 			continue
 		}
-		if len(env.Mounts) > 0 && !slices.Contains(env.Mounts, m.point) {
+		if len(env.Mounts) > 0 && !slices.Contains(env.Mounts, m.point) || len(env.Mounts) == 0 && remote(m.fsType) {
 			continue
 		}
 		seen[dev] = true
 		out = append(out, m)
 	}
 	return out
+}
+
+func remote(fsType string) bool {
+	return slices.Contains(remoteTypes[:], fsType) || strings.HasPrefix(fsType, "fuse.")
 }
 
 // learn takes the mount table.

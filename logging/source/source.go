@@ -109,6 +109,9 @@ func Kinds() []Kind {
 		fileKind(),
 		accountKind(),
 		loginKind(),
+		clockKind(),
+		crashKind(),
+		bootKind(),
 	}
 }
 
