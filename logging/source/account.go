@@ -76,7 +76,11 @@ func openAccount(_ context.Context, env *Env) (_ Watcher, err error) {
 	if err = a.watchDirs(); err != nil {
 		return nil, err
 	}
-	_, a.noRead, _ = a.read()
+	var now accountFiles
+	if now, a.noRead, err = a.read(); a.first && (err == nil || errors.Is(err, os.ErrPermission)) {
+		a.known, a.first = parseAccounts(now, a.tag), false // what comes after this is a change
+	}
+	err = nil
 	return a, a.wait.add(a.notify.fd, unix.EPOLLIN)
 }
 
@@ -154,7 +158,7 @@ func (a *accountWatcher) read() (f accountFiles, unreadable []string, err error)
 // Run implements Watcher.
 func (a *accountWatcher) Run(ctx context.Context, sink *Sink) error {
 	defer a.wait.until(ctx)()
-	a.compare(sink, true)
+	a.compare(sink, len(a.saved) > 0)
 	for {
 		if err := a.save(ctx.Err() != nil); err != nil || ctx.Err() != nil {
 			return err

@@ -66,13 +66,13 @@ func TestProgramsThatStart(t *testing.T) {
 
 	evil := filepath.Join(t.TempDir(), "evil")
 	sum := program(t, evil)
-	pid = run(t, evil)
+	pid = run(t, evil, "0.5")
 	e = w.eventually(t, "exec.writable", is("exe", evil))
 	if attr(t, e, "sha256") != sum || attr(t, e, "pid") != strconv.Itoa(pid) || attr(t, e, "uid") != strconv.Itoa(os.Getuid()) || !e.Critical() {
 		t.Errorf("event %+v, want hash %s and process %d", e, sum, pid)
 	}
 	for range 20 {
-		run(t, evil)
+		run(t, evil, "0")
 	}
 	if err := w.stop(); err != nil {
 		t.Fatal(err)
@@ -106,7 +106,7 @@ func TestProgramOnMemoryFileSystemMountedLater(t *testing.T) {
 	evil := filepath.Join(dir, "evil")
 	program(t, evil)
 	time.Sleep(2*mountRescan + 500*time.Millisecond)
-	run(t, evil)
+	run(t, evil, "0")
 	e := w.eventually(t, "exec.writable", is("exe", evil))
 	if attr(t, e, "place") != "file system in memory" {
 		t.Errorf("%+v", e)
@@ -163,7 +163,7 @@ func TestFilesThatAreWritten(t *testing.T) {
 	dir := t.TempDir()
 	name := filepath.Join(dir, "tool")
 	// By another process: the agent's own writes are left out.
-	run(t, "/bin/sh", "-c", "printf 'one' >"+name+".new; chmod 755 "+name+".new; printf two >>"+name+".new; mv "+name+".new "+name+"; echo x >"+dir+"/data")
+	run(t, "/bin/sh", "-c", "printf 'one' >"+name+".new; chmod 755 "+name+".new; printf two >>"+name+".new; sleep 0.5; mv "+name+".new "+name+"; echo x >"+dir+"/data")
 	e := w.eventually(t, "file.changed", is("path", name))
 	sum := sha256.Sum256([]byte("onetwo"))
 	if e.After != hex.EncodeToString(sum[:]) || attr(t, e, "uid") != strconv.Itoa(os.Getuid()) || attr(t, e, "written_as") != name+".new" {

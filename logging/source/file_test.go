@@ -151,7 +151,7 @@ func TestWhoChangedAFile(t *testing.T) {
 	if _, ok := e.Attr("pid"); ok {
 		t.Error("the writer of an unwatched name in an unwatched directory cannot be known")
 	}
-	cmd = exec.Command("/bin/sh", "-c", "echo 3 >"+name)
+	cmd = exec.Command("/bin/sh", "-c", "echo 3 >"+name+"; sleep 0.5; true")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}

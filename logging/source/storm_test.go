@@ -100,7 +100,7 @@ func TestStormOfPrograms(t *testing.T) {
 			evil := filepath.Join(t.TempDir(), "evil")
 			sum := program(t, evil)
 			if c.parent != "/tmp" {
-				timer := time.AfterFunc(time.Second, func() { _ = exec.Command(evil).Run() })
+				timer := time.AfterFunc(time.Second, func() { _ = exec.Command(evil, "0").Run() })
 				defer timer.Stop()
 			}
 			n, used, during := storm(t, dir, c.programs, seconds)
