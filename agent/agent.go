@@ -118,7 +118,7 @@ func (a *agent) open(ctx context.Context) error {
 	a.recorder = &recorder{
 		clock: a.clock, logger: a.logger, bootID: bootID(a.cfg.Booted.Cmdline),
 		device: a.cfg.Product.Compatible, firmware: osVersion(a.cfg.Product.OSRelease),
-		private: a.cfg.Audit.Private,
+		private: a.cfg.Audit.Private, hwAddr: hardwareAddress(), config: "config/" + a.cfg.Version(),
 	}
 	if err := a.openStore(); err != nil {
 		return err

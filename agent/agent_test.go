@@ -189,3 +189,20 @@ func TestTheBrokersAnswerIsNoted(t *testing.T) {
 		t.Errorf("told %v", told)
 	}
 }
+
+func TestEveryEventSaysWhyAndHidesPersons(t *testing.T) {
+	r := &recorder{clock: NewClock(time.Now()), bootID: "b", hwAddr: "02:00:00:00:00:01", config: "config/0123", private: []string{"room"}}
+	e := r.stamp(logging.NewEvent("exec", slog.String("source", "exec"), slog.String("room", "4711"), slog.String("subject", "alice")))
+	if e.Rule != "source/exec" || e.Policy != "config/0123" || e.HWAddr == "" || e.BootID != "b" || e.Monotonic == 0 {
+		t.Errorf("%+v", e)
+	}
+	if room, _ := e.Attr("room"); room == "4711" || e.Subject == "alice" || len(e.Side) != 2 {
+		t.Errorf("personal values in the event: %+v", e)
+	}
+	if again := r.stamp(e); len(again.Side) != 2 || again.Subject != e.Subject {
+		t.Errorf("stamped twice: %+v", again)
+	}
+	if e := r.stamp(logging.NewEvent("config.drift", slog.String("source", "x"), slog.String("rule", "r"), slog.String("policy", "p"))); e.Rule != "r" || e.Policy != "p" {
+		t.Errorf("a rule of a policy was replaced: %+v", e)
+	}
+}

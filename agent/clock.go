@@ -78,3 +78,12 @@ func kernelSynced() bool {
 	state, err := unix.Adjtimex(&tx)
 	return err == nil && state != unix.TIME_ERROR && tx.Status&unix.STA_UNSYNC == 0
 }
+
+// clockError is how far the disciplined clock may be off, as the kernel estimates (adjtimex(2): maxerror); 0 when it cannot tell.
+func clockError() time.Duration {
+	var tx unix.Timex
+	if _, err := unix.Adjtimex(&tx); err != nil {
+		return 0
+	}
+	return time.Duration(tx.Maxerror) * time.Microsecond
+}

@@ -3,8 +3,10 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
+	"net"
 	"os"
 	"strings"
 	"sync"
@@ -26,6 +28,8 @@ type recorder struct {
 	bootID   string
 	device   string // hardware name
 	firmware string
+	hwAddr   string   // of its first network interface
+	config   string   // version of the configuration: why sources record what they do
 	private  []string // attributes that may be about a person, besides those logging knows
 
 	mu    sync.Mutex
@@ -75,14 +79,32 @@ func (r *recorder) start(log appender) {
 func (r *recorder) stamp(e logging.Event) logging.Event {
 	if e.Time.IsZero() || e.Quality == "" {
 		e.Time, e.Quality = r.clock.Read()
+		if e.Quality == logging.QualityNTP {
+			e.TimeError = clockError()
+		}
 	}
 	if e.Monotonic == 0 {
 		e.Monotonic = sinceBoot()
 	}
 	if e.BootID == "" { // otherwise it is from a run before the daemon, perhaps before a reboot
-		e.BootID, e.Device, e.Firmware = r.bootID, r.device, r.firmware
+		e.BootID, e.Device, e.Firmware, e.HWAddr = r.bootID, r.device, r.firmware, r.hwAddr
+	}
+	// What a source saw is recorded because the configuration has the source on.
+	if source, ok := e.Attr("source"); ok && e.Rule == "" {
+		e.Rule, e.Policy = "source/"+source, cmp.Or(e.Policy, r.config)
 	}
 	return e.Seal(r.private)
+}
+
+// hardwareAddress returns the address of the first network interface that has one of its own; "" when none has.
+func hardwareAddress() string {
+	list, _ := net.Interfaces()
+	for _, i := range list {
+		if len(i.HardwareAddr) == 6 && i.Flags&net.FlagLoopback == 0 {
+			return i.HardwareAddr.String()
+		}
+	}
+	return ""
 }
 
 // sinceBoot is the time since the kernel started, sleep included.

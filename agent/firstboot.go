@@ -46,6 +46,7 @@ func FirstBoot(ctx context.Context, cfg *config.Config, opt Options, dryRun bool
 	rec := &recorder{
 		clock: clock, logger: opt.Logger, bootID: bootID(cfg.Booted.Cmdline), device: cfg.Product.Compatible,
 		firmware: osVersion(cfg.Product.OSRelease), log: waiting,
+		hwAddr: hardwareAddress(), config: "config/" + cfg.Version(), private: cfg.Audit.Private,
 	}
 	state, err := storedLayers(cfg, clock, rec.emit)
 	if err != nil {

@@ -60,6 +60,7 @@ type Event struct {
 
 	Time      time.Time     // wall clock when it happened; zero: the time of the append
 	Quality   Quality       // of Time; empty means QualityNone
+	TimeError time.Duration // how far Time may be off, as the clock estimates; 0 when nobody knows
 	BootID    string        // changes with every boot
 	Monotonic time.Duration // since boot, so that order survives a clock step
 
@@ -68,12 +69,13 @@ type Event struct {
 	Message  string // one sentence for a person
 
 	Device   string // product or hardware name; the device id is the log's and needs no field
+	HWAddr   string // hardware address of its first network interface
 	Firmware string // version that was running
 	Subject  string // who: user, process, component
 	Session  string // ties the events of one job or login together
 
-	Rule   string // rule id that caused the record
-	Policy string // version of the policy the rule came from
+	Rule   string // rule id that caused the record; empty means the row of the code in the table: "event/<code>"
+	Policy string // version of the policy the rule came from; empty means that of the table
 	Before string // hash of the thing before
 	After  string // hash of the thing after
 

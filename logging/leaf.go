@@ -4,6 +4,7 @@ package logging
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -47,12 +48,25 @@ func encodeLeaf(origin Origin, index uint64, logged time.Time, e Event) []byte {
 	if e.Quality == "" {
 		e.Quality = QualityNone
 	}
+	// Every record says why it was made. Without a rule of a policy it is the table that says so.
+	if e.Rule == "" {
+		e.Rule = rulePrefix + tableCode(e.Code)
+	}
+	if e.Policy == "" {
+		e.Policy = CatalogueVersion
+	}
+	cut := len(e.Attrs) > MaxAttrs
+	if cut {
+		e.Attrs = e.Attrs[:MaxAttrs]
+	}
+	places, rest := mapping(k, origin, index, e)
+	e.Attrs = rest
 	when := e.Time
 	if when.IsZero() {
 		when = logged
 	}
 	log := origin.String()
-	w := &jsonWriter{b: make([]byte, 0, 768)}
+	w := &jsonWriter{b: make([]byte, 0, 1024), cut: cut}
 	w.open("")
 	w.number("category_uid", int64(k.Category()))
 	w.number("class_uid", int64(k.Class))
@@ -74,9 +88,10 @@ func encodeLeaf(origin Origin, index uint64, logged time.Time, e Event) []byte {
 	w.text("uid", log+"/"+strconv.FormatUint(index, 10), MaxField)
 	w.text("event_code", e.Code, MaxAttrName)
 	w.number("logged_time", logged.UnixMilli())
+	w.raw("profiles", `["host","datetime"]`)
 	w.close()
-	w.device(origin.Device, e)
-	w.actor(e)
+	w.device(k.Class, origin.Device, e)
+	w.objects(places)
 	w.unmapped(e)
 	if w.cut {
 		w.raw("is_truncated", "true")
@@ -87,11 +102,16 @@ func encodeLeaf(origin Origin, index uint64, logged time.Time, e Event) []byte {
 
 func stamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z07:00") }
 
-func (w *jsonWriter) device(id string, e Event) {
+func (w *jsonWriter) device(class int, id string, e Event) {
 	w.open("device")
 	w.number("type_id", 7) // IOT
 	w.text("uid", id, MaxField)
 	w.optional("model", e.Device, MaxField)
+	w.optional("mac", e.HWAddr, MaxAttrName)
+	w.optional("boot_uid", e.BootID, MaxField)
+	if class == classPatch && e.Firmware == "" {
+		e.Firmware = "unknown" // the class requires a version
+	}
 	if e.Firmware != "" {
 		w.open("os")
 		w.text("name", "firmware", MaxField)
@@ -102,39 +122,19 @@ func (w *jsonWriter) device(id string, e Event) {
 	w.close()
 }
 
-func (w *jsonWriter) actor(e Event) {
-	if e.Subject == "" && e.Session == "" {
-		return
-	}
-	w.open("actor")
-	if e.Subject != "" {
-		w.open("user")
-		w.text("name", e.Subject, MaxField)
-		w.close()
-	}
-	if e.Session != "" {
-		w.open("session")
-		w.text("uid", e.Session, MaxField)
-		w.close()
-	}
-	w.close()
-}
-
 // unmapped is where OCSF wants what its classes have no field for.
 func (w *jsonWriter) unmapped(e Event) {
 	w.open("unmapped")
 	w.text("time_quality", string(e.Quality), MaxAttrName)
-	w.optional("boot_id", e.BootID, MaxField)
+	if e.TimeError > 0 {
+		w.number("time_error_ms", (e.TimeError + time.Millisecond - 1).Milliseconds())
+	}
 	w.number("monotonic_ms", e.Monotonic.Milliseconds())
 	w.optional("rule", e.Rule, MaxField)
 	w.optional("policy", e.Policy, MaxField)
 	w.optional("before", e.Before, MaxField)
 	w.optional("after", e.After, MaxField)
-	attrs := e.Attrs
-	if len(attrs) > MaxAttrs {
-		attrs, w.cut = attrs[:MaxAttrs], true
-	}
-	if len(attrs) > 0 {
+	if attrs := e.Attrs; len(attrs) > 0 {
 		// A list, not an object: names may repeat, and a JSON object with one name twice reads differently everywhere.
 		w.key("attrs")
 		w.b = append(w.b, '[')
@@ -278,22 +278,18 @@ type leafJSON struct {
 		Logged  int64  `json:"logged_time"`
 	} `json:"metadata"`
 	Device struct {
-		Model string `json:"model"`
-		OS    struct {
+		Model  string `json:"model"`
+		MAC    string `json:"mac"`
+		BootID string `json:"boot_uid"`
+		OS     struct {
 			Version string `json:"version"`
 		} `json:"os"`
 	} `json:"device"`
-	Actor struct {
-		User struct {
-			Name string `json:"name"`
-		} `json:"user"`
-		Session struct {
-			UID string `json:"uid"`
-		} `json:"session"`
-	} `json:"actor"`
+	objectsJSON
 	Unmapped struct {
 		Quality string `json:"time_quality"`
-		BootID  string `json:"boot_id"`
+		Error   int64  `json:"time_error_ms"`
+		BootID  string `json:"boot_id"` // of older leaves
 		Mono    int64  `json:"monotonic_ms"`
 		Rule    string `json:"rule"`
 		Policy  string `json:"policy"`
@@ -323,18 +319,20 @@ func DecodeLeaf(body []byte) (Record, error) {
 		return Record{}, err
 	}
 	const maxMono = int64(1<<63-1) / int64(time.Millisecond)
+	millis := func(n int64) time.Duration { return time.Duration(min(max(n, -maxMono), maxMono)) * time.Millisecond }
 	r := Record{
 		Origin: origin, Index: j.Metadata.Seq, Logged: time.UnixMilli(j.Metadata.Logged).UTC(),
 		Class: j.Class, Activity: j.Activity, Truncated: j.Truncated,
 		Event: Event{
 			Code: j.Metadata.Code, Time: time.UnixMilli(j.Time).UTC(), Quality: Quality(j.Unmapped.Quality),
-			BootID: j.Unmapped.BootID, Monotonic: time.Duration(min(max(j.Unmapped.Mono, -maxMono), maxMono)) * time.Millisecond,
+			BootID: cmp.Or(j.Device.BootID, j.Unmapped.BootID), Monotonic: millis(j.Unmapped.Mono), TimeError: millis(j.Unmapped.Error),
 			Severity: Severity(j.Severity), Outcome: Outcome(j.Status), Message: j.Message,
-			Device: j.Device.Model, Firmware: j.Device.OS.Version, Subject: j.Actor.User.Name, Session: j.Actor.Session.UID,
+			Device: j.Device.Model, HWAddr: j.Device.MAC, Firmware: j.Device.OS.Version,
 			Rule: j.Unmapped.Rule, Policy: j.Unmapped.Policy, Before: j.Unmapped.Before, After: j.Unmapped.After,
-			Attrs: slices.Clip(j.Unmapped.Attrs),
 		},
 	}
+	j.unmap(j.Class, &r.Event)
+	r.Attrs = append(r.Attrs, j.Unmapped.Attrs...)
 	return r, nil
 }
 

@@ -10,6 +10,12 @@ import (
 // SchemaVersion is the OCSF version whose numbers the table has.
 const SchemaVersion = "1.8.0"
 
+// CatalogueVersion names this table in the records it is the reason for. It rises when a row changes its meaning.
+const CatalogueVersion = "catalogue/1"
+
+// rulePrefix begins the rule of a record that no policy asked for.
+const rulePrefix = "event/"
+
 // Kind is what the table says about one code: its OCSF class and activity, defaults, and whether it may wait. OCSF 1.9.0
 // moves some of these numbers; they stand nowhere else.
 type Kind struct {
@@ -69,6 +75,19 @@ func Lookup(code string) Kind {
 		}
 	}
 	return Kind{Code: code, Activity: activityOther, Name: "Other", Severity: SeverityInfo}
+}
+
+// tableCode is the code of the row that Lookup uses, "other" when there is none.
+func tableCode(code string) string {
+	if _, ok := row(code); ok {
+		return code
+	}
+	if space, _, ok := strings.Cut(code, "."); ok {
+		if _, ok := row(space + anyCode); ok {
+			return space + anyCode
+		}
+	}
+	return "other"
 }
 
 func row(code string) (Kind, bool) {

@@ -212,10 +212,16 @@ func (l Leaf) Decode() (Record, error) {
 	return r.reveal(l)
 }
 
+// committed reports whether a value has the form of a commitment.
+func committed(v string) bool {
+	rest, ok := strings.CutPrefix(v, commitPrefix)
+	return ok && len(rest) == 2*sha256.Size && strings.Trim(rest, "0123456789abcdef") == ""
+}
+
 // ShortCommitment shortens a value for people when it is a commitment whose side record is gone; others are returned as they are.
 func ShortCommitment(v string) string {
-	if rest, ok := strings.CutPrefix(v, commitPrefix); ok && len(rest) == 2*sha256.Size {
-		return commitPrefix + rest[:8]
+	if committed(v) {
+		return v[:len(commitPrefix)+8]
 	}
 	return v
 }

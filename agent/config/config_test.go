@@ -511,3 +511,19 @@ func dropNull(b []byte) []byte {
 	}
 	return out
 }
+
+func TestVersionNamesTheValuesInForce(t *testing.T) {
+	version := func(text string) string {
+		c, err := config.Parse([]byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.Version()
+	}
+	if a, b := version(`{}`), version(`{"update": {"poll": "6h"}}`); a != b || len(a) != 12 {
+		t.Errorf("a default and the same value given: %s, %s", a, b)
+	}
+	if a, b := version(`{}`), version(`{"update": {"poll": "7h"}}`); a == b {
+		t.Error("another value has the same version")
+	}
+}

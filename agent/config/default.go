@@ -3,6 +3,8 @@
 package config
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"reflect"
@@ -88,6 +90,16 @@ func (c *Config) Effective() []Setting {
 	var out []Setting
 	c.effective(reflect.ValueOf(c).Elem(), "", &out)
 	return out
+}
+
+// Version names the values in force: the beginning of the SHA-256 of all of them. Records say by it which configuration they
+// were made under.
+func (c *Config) Version() string {
+	h := sha256.New()
+	for _, s := range c.Effective() {
+		fmt.Fprintf(h, "%s %s\n", s.Key, s.Value)
+	}
+	return hex.EncodeToString(h.Sum(nil)[:6])
 }
 
 func (c *Config) effective(v reflect.Value, path string, out *[]Setting) {
