@@ -121,6 +121,9 @@ func (a *agent) tail(ctx context.Context, p control.TailParams) (control.Tail, e
 }
 
 func (a *agent) export(ctx context.Context, p control.ExportParams) (control.Stream, error) {
+	c, _ := control.CallerOf(ctx)
+	a.recorder.emit("log.exported", slog.String("message", "the log was exported"), slog.String("subject", fmt.Sprintf("uid %d", c.UID)),
+		slog.Int("pid", c.PID), slog.Bool("without_personal", p.WithoutPersonal))
 	return func(w io.Writer) error {
 		return a.log.Evidence(ctx, func(h logging.Header, items iter.Seq2[logging.Item, error]) error {
 			if p.WithoutPersonal {

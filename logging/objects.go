@@ -117,8 +117,6 @@ func placesOf(class int) []place {
 			place{path: "src_endpoint.port", from: "port", as: asNumber})
 	case classApp:
 		return append(actorPlaces(""), place{path: "app.name", from: fromApp, as: asCopy}, place{path: "app.version", from: "version"})
-	case classRemediation:
-		return append(actorPlaces(""), place{path: "command_uid", from: fromUID, as: asCopy})
 	}
 	return actorPlaces("")
 }

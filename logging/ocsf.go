@@ -55,7 +55,6 @@ const (
 	classSoftware    = 5020
 	classApp         = 6002
 	classAppError    = 6008
-	classRemediation = 7001
 	activityOther    = 99
 )
 
@@ -123,7 +122,6 @@ var kinds = [...]Kind{
 	{"auth.logoff", classAuth, 2, "", SeverityInfo, OutcomeSuccess, false},
 	{"auth.ok", classAuth, 1, "", SeverityInfo, OutcomeSuccess, false},
 	{"boot", classApp, 3, "", SeverityInfo, OutcomeSuccess, true},
-	{"boot.mismatch", classDetection, 1, "", SeverityCritical, OutcomeFailure, true},
 	{"ca.issued", classEntity, 6, "", SeverityInfo, OutcomeSuccess, true},
 	{"ca.refused", classEntity, activityOther, "Refuse", SeverityHigh, OutcomeFailure, true},
 	{"ca.revoked", classEntity, 7, "", SeverityHigh, OutcomeSuccess, true},
@@ -131,7 +129,6 @@ var kinds = [...]Kind{
 	{"ca.turned-away", classAuth, 1, "", SeverityMedium, OutcomeFailure, false},
 	{"ca.unreadable", classAppError, 1, "", SeverityHigh, OutcomeFailure, true},
 	{"config.drift", classCompliance, 1, "", SeverityMedium, OutcomeFailure, false},
-	{"config.fix-failed", classRemediation, 3, "", SeverityHigh, OutcomeFailure, true},
 	{"config.fixed", classCompliance, 3, "", SeverityInfo, OutcomeSuccess, true},
 	{"config.policy", classConfigState, activityOther, "Policy", SeverityInfo, OutcomeSuccess, true},
 	{"config.state", classConfigState, 1, "", SeverityInfo, OutcomeSuccess, false},
@@ -147,7 +144,6 @@ var kinds = [...]Kind{
 	{"device.added", classPeripheral, 1, "", SeverityInfo, OutcomeSuccess, false},
 	{"device.removed", classPeripheral, 2, "", SeverityInfo, OutcomeSuccess, false},
 	{"exec", classProcess, 1, "", SeverityInfo, OutcomeSuccess, false},
-	{"exec.unsigned", classProcess, 1, "", SeverityHigh, OutcomeSuccess, true},
 	{"exec.writable", classProcess, 1, "", SeverityHigh, OutcomeSuccess, true},
 	{"file.attributes", classFile, 6, "", SeverityMedium, OutcomeSuccess, false},
 	{"file.changed", classFile, 3, "", SeverityMedium, OutcomeSuccess, false},
@@ -163,10 +159,8 @@ var kinds = [...]Kind{
 	{"identity.recovered", classEntity, activityOther, "Recover", SeverityMedium, OutcomeSuccess, true},
 	{"identity.rejected", classEntity, activityOther, "Rejected", SeverityHigh, OutcomeFailure, true},
 	{"identity.renewed", classEntity, 3, "", SeverityInfo, OutcomeSuccess, true},
-	{"identity.revoked", classEntity, 7, "", SeverityHigh, OutcomeSuccess, true},
 	{"identity.state-lost", classEntity, activityOther, "State lost", SeverityHigh, OutcomeFailure, true},
 	{"identity.weak-entropy", classDetection, 1, "", SeverityHigh, OutcomeFailure, true},
-	{"identity.wiped", classEntity, 4, "", SeverityHigh, OutcomeSuccess, true},
 	{"intake.refused", classEventLog, activityOther, "Refused", SeverityMedium, OutcomeFailure, false},
 	{"inventory", classSoftware, 2, "", SeverityInfo, OutcomeSuccess, false},
 	{"kernel.audit", classKernel, activityOther, "Audit", SeverityMedium, OutcomeFailure, false},
@@ -198,18 +192,13 @@ var kinds = [...]Kind{
 	{"time.step", classKernel, 4, "", SeverityLow, OutcomeSuccess, false},
 	{"time.synced", classKernel, activityOther, "Time synchronised", SeverityInfo, OutcomeSuccess, false},
 	{"time.unsynced", classKernel, activityOther, "Time not synchronised", SeverityMedium, OutcomeFailure, false},
-	{"trust.refused", classDetection, 1, "", SeverityHigh, OutcomeFailure, true},
 	{"update.available", classPatch, 1, "", SeverityInfo, OutcomeSuccess, false},
-	{"update.cancelled", classApp, activityOther, "Cancel", SeverityLow, OutcomeSuccess, true},
 	{"update.committed", classApp, 8, "", SeverityInfo, OutcomeSuccess, true},
-	{"update.failed", classApp, activityOther, "Fail", SeverityMedium, OutcomeFailure, true},
 	{"update.floors-lowered", classApp, activityOther, "Lower floors", SeverityHigh, OutcomeSuccess, true},
 	{"update.installed", classApp, 1, "", SeverityInfo, OutcomeSuccess, true},
-	{"update.quarantined", classApp, activityOther, "Quarantine", SeverityHigh, OutcomeSuccess, true},
 	{"update.rejected", classDetection, 1, "", SeverityHigh, OutcomeFailure, true},
 	{"update.rolledback", classApp, activityOther, "Rollback", SeverityHigh, OutcomeSuccess, true},
 	{"update.root-rotated", classApp, activityOther, "Rotate root", SeverityMedium, OutcomeSuccess, true},
-	{"update.trial", classApp, activityOther, "Trial", SeverityInfo, OutcomeSuccess, true},
 	{"update.trust-damaged", classDetection, 1, "", SeverityHigh, OutcomeFailure, true},
 	{"update.verified", classApp, activityOther, "Verify", SeverityInfo, OutcomeSuccess, false},
 	{"usb.inserted", classPeripheral, 1, "", SeverityMedium, OutcomeSuccess, false},
