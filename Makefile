@@ -13,8 +13,9 @@ DATE    ?= $(shell sed -n 's/^## \[[0-9][^]]*\] - \(.*\)/\1/p' CHANGELOG.md | he
 export GOFIPS140 ?= v1.0.0
 export CGO_ENABLED ?= 0
 LDFLAGS := -s -w -buildid= -X github.com/backstay/backstay/cmd/internal/cli.Version=$(VERSION) -X github.com/backstay/backstay/cmd/internal/cli.Date=$(DATE)
-# The agent asks a few small files of a server, one at a time: HTTP/2 would cost 512 KiB of flash for nothing.
-DEVICE_TAGS := nethttpomithttp2
+# How the agent is built for flash (arm v7): it asks a few small files of a server, one at a time, and HTTP/2 would cost 512 KiB for
+# nothing; without inlining in our own packages it is 770 KiB smaller, and a full check takes a tenth longer.
+DEVICE := -tags nethttpomithttp2 -gcflags=github.com/backstay/backstay/...=-l
 GOBUILD := go build -trimpath -buildvcs=false -ldflags "$(LDFLAGS)"
 
 # What the device binary is made of: these run on every architecture.
@@ -28,7 +29,7 @@ help: ## list the targets
 .PHONY: build
 build: ## build both binaries for this machine into bin/
 	@mkdir -p bin
-	$(GOBUILD) -tags $(DEVICE_TAGS) -o bin/ ./cmd/backstay
+	$(GOBUILD) $(DEVICE) -o bin/ ./cmd/backstay
 	$(GOBUILD) -o bin/ ./cmd/backstayctl
 
 .PHONY: demo

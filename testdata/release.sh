@@ -6,10 +6,11 @@ out=$1 version=$2 date=$3
 rm -rf "$out" && mkdir -p "$out"
 export GOFIPS140=${GOFIPS140:-v1.0.0} CGO_ENABLED=0 GOOS=linux GOFLAGS=
 cli=github.com/backstay/backstay/cmd/internal/cli
+device=(-tags nethttpomithttp2 -gcflags=github.com/backstay/backstay/...=-l) # see the Makefile
 build() { # output name, package, environment...
-  local name=$1 package=$2 tags=; shift 2
-  [[ $package == ./cmd/backstay ]] && tags=nethttpomithttp2 # see the Makefile
-  env "$@" go build -tags "$tags" -trimpath -buildvcs=false -ldflags "-s -w -buildid= -X $cli.Version=$version -X $cli.Date=$date" -o "$out/$name" "$package"
+  local name=$1 package=$2; shift 2
+  local how=(); [[ $package == ./cmd/backstay ]] && how=("${device[@]}")
+  env "$@" go build "${how[@]}" -trimpath -buildvcs=false -ldflags "-s -w -buildid= -X $cli.Version=$version -X $cli.Date=$date" -o "$out/$name" "$package"
 }
 build backstay-linux-armv5 ./cmd/backstay GOARCH=arm GOARM=5
 build backstay-linux-armv6 ./cmd/backstay GOARCH=arm GOARM=6

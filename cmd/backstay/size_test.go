@@ -89,7 +89,7 @@ func TestLinkerDropsUnusedMethods(t *testing.T) {
 
 func build(t *testing.T, out, ldflags string, env ...string) []byte {
 	t.Helper()
-	cmd := exec.Command("go", "build", "-tags", "nethttpomithttp2", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -buildid= "+ldflags, "-o", out, ".")
+	cmd := exec.Command("go", "build", "-tags", "nethttpomithttp2", "-gcflags=github.com/backstay/backstay/...=-l", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -buildid= "+ldflags, "-o", out, ".")
 	cmd.Env = append(os.Environ(), append([]string{"GOOS=linux", "CGO_ENABLED=0", "GOFIPS140=v1.0.0"}, env...)...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
