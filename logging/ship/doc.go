@@ -13,6 +13,10 @@
 // device send again, and ring the doorbell. He cannot make it believe that a record arrived, allocate memory by a packet header
 // (see limitConn), or run anything.
 //
+// There may be several brokers; one is used at a time (rotation), and a device returns to a broker that went away so that its
+// fleet does not fall on it as one (backoff). On a retained topic it says whether it is there ([PresenceNote]). Brokers are reached
+// directly or through a proxy that the configuration names ([Dialer]); the environment is not asked.
+//
 // The paho client is imported here and nowhere else. The adapter [MQTT] serves both ends: devices through [Shipper] and
 // collectors behind an external broker through logging/collect.
 package ship

@@ -13,14 +13,15 @@ type pace struct {
 	when   time.Time // of the last look; zero before the first
 }
 
+// newPace starts with a full bucket; 0 is no limit.
+func newPace(rate int) pace { return pace{rate: float64(rate), tokens: float64(rate)} }
+
 // wait returns how long nothing may be sent yet; 0 means now.
 func (p *pace) wait(now time.Time) time.Duration {
 	if p.rate == 0 {
 		return 0
 	}
-	if p.when.IsZero() {
-		p.tokens = p.rate
-	} else {
+	if !p.when.IsZero() {
 		p.tokens = min(p.rate, p.tokens+max(0, now.Sub(p.when).Seconds())*p.rate)
 	}
 	p.when = now

@@ -93,7 +93,7 @@ func FuzzParsePresence(f *testing.F) {
 // TestPaceHolds: over any time the bytes sent stay below rate × time + one second's worth + one message.
 func TestPaceHolds(t *testing.T) {
 	for _, size := range []int{10, 900, 40000} {
-		p, now, sent := pace{rate: 1000}, time.Unix(0, 0), 0
+		p, now, sent := newPace(1000), time.Unix(0, 0), 0
 		for end := now.Add(10 * time.Minute); now.Before(end); {
 			if d := p.wait(now); d > 0 {
 				now = now.Add(d)
@@ -109,13 +109,13 @@ func TestPaceHolds(t *testing.T) {
 			t.Errorf("messages of %d bytes: only %d bytes in ten minutes", size, sent)
 		}
 	}
-	free := pace{}
+	free := newPace(0)
 	free.spend(1 << 30)
 	if free.wait(time.Now()) != 0 {
 		t.Error("no rate is no limit")
 	}
 	// A clock that goes back must not stop delivery for ever.
-	p := pace{rate: 1000}
+	p := newPace(1000)
 	p.wait(time.Unix(1000, 0))
 	p.spend(3000)
 	if d := p.wait(time.Unix(10, 0)); d > 3*time.Second {

@@ -338,3 +338,36 @@ func TestSaysWhetherItIsThere(t *testing.T) {
 		}
 	})
 }
+
+// TestRateHoldsWhatIsPublished: a backlog goes out at the rate and not faster, each record once, and the status counts too.
+func TestRateHoldsWhatIsPublished(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const rate = 1000
+		key := testKey(t, "TEST/collector")
+		r := newRigWith(t, func(c *ship.Config) { c.MaxRate = rate }, key)
+		records, honest := 0, r.collector(t, key)
+		r.link.behind(func(b logging.Batch) bool { records += len(b.Leaves); return honest(b) })
+		r.log.append(1000)
+		began := time.Now()
+		r.run(t)
+		for r.shipper.Status().Backlog() > 0 {
+			time.Sleep(time.Second)
+			synctest.Wait()
+			r.link.mu.Lock()
+			sent, largest := r.link.bytes, r.link.largest
+			r.link.mu.Unlock()
+			if most := rate*int(time.Since(began).Seconds()) + rate + largest; sent > most {
+				t.Fatalf("%d bytes after %v, at most %d", sent, time.Since(began), most)
+			}
+			if time.Since(began) > time.Hour {
+				t.Fatalf("not done after an hour: %+v", r.shipper.Status())
+			}
+		}
+		if records != 1000 {
+			t.Errorf("%d records were sent, 1000 exist", records)
+		}
+		if took, least := time.Since(began), time.Duration(r.link.bytes-2*rate-r.link.largest)*time.Second/rate; took < least || took > 2*least+10*time.Second {
+			t.Errorf("%d bytes in %v", r.link.bytes, took)
+		}
+	})
+}

@@ -136,7 +136,7 @@ func New(cfg Config) (*Shipper, error) {
 	if cfg.Rand == nil {
 		cfg.Rand = rand.Float64
 	}
-	return &Shipper{cfg: cfg, turn: rotation{n: len(cfg.Transports)}, pace: pace{rate: float64(cfg.MaxRate)}}, nil
+	return &Shipper{cfg: cfg, turn: rotation{n: len(cfg.Transports)}, pace: newPace(cfg.MaxRate)}, nil
 }
 
 // Filters returns the subscriptions of a device, for [MQTTConfig].

@@ -132,6 +132,8 @@ type link struct {
 	onConnect func() // after a connection was made
 	onClose   func() // before one is closed
 	open      bool
+	bytes     int // published: topics and payloads
+	largest   int // of one message
 	will      ship.Message
 	notes     []ship.PresenceNote // published on the status topic
 	t         *testing.T
@@ -168,6 +170,10 @@ func (l *link) cut() {
 }
 
 func (l *link) Publish(topic string, payload []byte, retain bool) (<-chan struct{}, error) {
+	l.mu.Lock()
+	l.bytes += len(topic) + len(payload)
+	l.largest = max(l.largest, len(topic)+len(payload))
+	l.mu.Unlock()
 	if p, err := ship.ParseTopic(topic); err == nil && p.Kind == ship.Presence && retain {
 		n, err := ship.ParsePresence(payload)
 		if err != nil {
