@@ -191,6 +191,7 @@ func FuzzProxyAnswer(f *testing.F) {
 	f.Add([]byte("HTTP/1.1 200 OK\r\n\r\nrest"))
 	f.Add([]byte("HTTP/1.0 407 Proxy Authentication Required\r\n\r\n"))
 	f.Add([]byte("HTTP/1.1 2\r\n\r\n"))
+	f.Add([]byte("HTTP/1.1 200 OK\r\nX: " + strings.Repeat("y", 2*maxProxyAnswer) + "\r\n\r\n")) // must not be read to its end
 	f.Fuzz(func(t *testing.T, b []byte) {
 		s := scripted{r: bytes.NewReader(b)}
 		err := tunnel(s, "broker:8883")
