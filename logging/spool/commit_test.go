@@ -206,6 +206,14 @@ func testKeyThatDoesNotAnswer(t *testing.T) {
 	}
 	l = b.reopen(l) // the unsigned records survive a restart
 	key.broken = false
+	for start := uint64(1); start < s.Size; {
+		batch, err := l.Batch(t.Context(), start)
+		if err != nil || len(batch.Leaves) == 0 || len(batch.Leaves) > logging.TargetLeaves {
+			t.Fatalf("batch from %d: %d records, %v", start, len(batch.Leaves), err)
+		}
+		start = batch.End()
+	}
+	l = b.reopen(l) // and so do signatures that came later than the records behind them
 	c := b.collector()
 	c.take(l)
 	if got := len(c.leaves[s.Origin]); got != 202 {
