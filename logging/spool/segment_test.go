@@ -88,7 +88,7 @@ func TestFileBegunInVain(t *testing.T) {
 	}
 	defer l.Close()
 	c := b.collector()
-	for i := range 120 {
+	for i := range 200 {
 		if err := l.Append(t.Context(), critical(i)); err != nil {
 			t.Fatal(err)
 		}
@@ -103,7 +103,7 @@ func TestFileBegunInVain(t *testing.T) {
 			}
 			continue
 		}
-		if err := l.Append(t.Context(), critical(i)); err != nil {
+		if err := l.Prune(t.Context(), l.State().Pruned+1); err != nil { // small enough for the file before
 			t.Fatal(err)
 		}
 		cfg := b.cfg
@@ -113,8 +113,8 @@ func TestFileBegunInVain(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if s, now := again.State(), l.State(); s.Origin != now.Origin || s.Size != now.Size {
-			t.Errorf("after a restart epoch %d with %d records, want %d with %d", s.Origin.Epoch, s.Size, now.Origin.Epoch, now.Size)
+		if s, now := again.State(), l.State(); s.Origin != now.Origin || s.Size != now.Size || s.Pruned != now.Pruned {
+			t.Errorf("after a restart epoch %d with records %d to %d, want %d with %d to %d", s.Origin.Epoch, s.Pruned, s.Size, now.Origin.Epoch, now.Pruned, now.Size)
 		}
 		again.Close()
 	}
