@@ -5,6 +5,7 @@ package spool
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
@@ -141,4 +142,43 @@ func HealSegment(data []byte) []byte {
 		at += frameHeader + n
 	}
 	return data
+}
+
+// BeginInVain lets the commit that begins the second file of a store fail when the file has its name already. A smaller
+// change, which would fit into the first file, must be what the next start finds.
+func BeginInVain(dir string) error {
+	broken := false
+	d := disk{fuse: func(e effect) (bool, error) {
+		if broken && e.Op == "syncdir" {
+			return true, errors.New("input/output error")
+		}
+		return true, nil
+	}}
+	s, err := openSegments(d, dir, MinCapacity, true)
+	if err != nil {
+		return err
+	}
+	now := state{epoch: 1}
+	put := func(size int) error {
+		now.level++
+		return s.commit(&change{receipts: []receiptNote{{"key", make([]byte, size)}}, state: now})
+	}
+	if err := errors.Join(put(10), put(MinCapacity/segmentsPer-4096)); err != nil {
+		return err
+	}
+	broken = true
+	if err := put(8192); err == nil {
+		return errors.New("no error")
+	}
+	broken = false
+	if err := errors.Join(put(10), s.close()); err != nil {
+		return err
+	}
+	if s, err = openSegments(d, dir, MinCapacity, false); err != nil {
+		return err
+	}
+	if got := s.(*segStore).now.level; got != now.level {
+		return fmt.Errorf("the state of change %d is there, want that of %d", got, now.level)
+	}
+	return nil
 }
