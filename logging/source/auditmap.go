@@ -83,7 +83,7 @@ func auditWorth(typ uint16) bool {
 // the record of the system call. Arguments of programs are in none of them.
 var auditCopied = [...]auditCopy{
 	{"pid", "pid", false}, {"ppid", "ppid", false}, {"uid", "uid", false}, {"auid", "auid", false}, {"exe", "exe", true}, {"comm", "comm", true},
-	{"op", "op", true}, {"id", "target_id", false}, {"grp", "group", true}, {"addr", "source_address", false}, {"hostname", "hostname", true},
+	{"op", "op", true}, {"id", "target_id", false}, {"grp", "group", true},
 	{"terminal", "terminal", true}, {"path", "path", true}, {"name", "name", true}, {"dev", "dev", true}, {"scontext", "scontext", false},
 	{"tcontext", "tcontext", false}, {"tclass", "tclass", false}, {"permissive", "permissive", false}, {"apparmor", "apparmor", false},
 	{"operation", "operation", true}, {"profile", "profile", true}, {"requested_mask", "requested", false}, {"denied_mask", "denied", false},
@@ -205,7 +205,9 @@ func auditMore(m *auditMain, main, inner, call, path *auditFields) (attrs []slog
 			attrs = append(attrs, slog.String(name, value))
 		}
 	}
+	// Names of both are such that the log keeps the values apart, as personal.
 	add("subject", inner.get("acct"))
+	add("source_address", first(inner.word("addr"), inner.word("hostname")))
 	if ses := first(main.word("ses"), call.word("ses")); ses != "4294967295" {
 		add("session", ses)
 	}

@@ -6,9 +6,17 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/hex"
+	"fmt"
 	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/backstay/backstay/logging"
 	"github.com/backstay/backstay/testdata/testneed"
@@ -98,4 +106,70 @@ next:
 		return e, true
 	}
 	return logging.Event{}, false
+}
+
+// All that listen to the kernel, in one set, on one kernel: each sees its part, none breaks, and they end together.
+func TestKernelKindsTogether(t *testing.T) {
+	testneed.Native(t)
+	if !testneed.Netns(t) {
+		return
+	}
+	var rec recorded
+	kinds := []Kind{kauditKind(), processKind(), kmsgKind(), ueventKind(), routeKind(), listenerKind()}
+	s, err := open(t.Context(), Config{Env: *testEnv(t, "/"), Emit: rec.emit}, kinds)
+	if err != nil {
+		t.Fatal(err)
+	}
+	working := map[string]bool{}
+	for _, st := range s.Inventory() {
+		t.Logf("%s: %s: %s", st.Name, st.State, st.Detail)
+		working[st.Name] = st.State == Working
+	}
+	before := runtime.NumGoroutine()
+	ctx, cancel := context.WithCancel(t.Context())
+	wg := start(ctx, s)
+	if n := runtime.NumGoroutine() - before; n > len(kinds)+1 {
+		t.Errorf("%d goroutines for %d kinds", n, len(kinds))
+	}
+	seen := func(name, code string, attrs ...string) {
+		t.Helper()
+		if working[name] {
+			await(t, &rec, code, append(attrs, "source", name)...)
+		}
+	}
+	index := addLink(t, "test0", "bridge")
+	seen("uevent", "device.added", "name", "test0")
+	seen("route", "net.link", "interface", "test0")
+	rt(t, unix.RTM_NEWLINK, 0, ifinfo(1, unix.IFF_UP, unix.IFF_UP)) // lo
+	seen("route", "net.link", "interface", "lo")
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	seen("listener", "net.listen", "port", strconv.Itoa(l.Addr().(*net.TCPAddr).Port))
+	if cmd := exec.Command("/bin/sleep", "0.3"); cmd.Start() == nil {
+		seen("process", "exec", "pid", strconv.Itoa(cmd.Process.Pid))
+		cmd.Wait() //nolint:errcheck // it only had to start
+	}
+	if out, err := os.OpenFile("/dev/kmsg", os.O_WRONLY, 0); err == nil {
+		mark := fmt.Sprintf("a test of all kinds at %d", time.Now().UnixNano())
+		fmt.Fprintf(out, "<3>%s\n", mark)
+		out.Close()
+		seen("kmsg", "kernel.message", "message", mark)
+	}
+	rt(t, unix.RTM_DELLINK, 0, ifinfo(index, 0, 0))
+	seen("uevent", "device.removed", "name", "test0")
+	seen("route", "net.link", "interface", "test0", "change", "removed")
+	cancel()
+	wg.Wait()
+	if f := rec.of("log.source-failed"); len(f) > 0 {
+		t.Errorf("broke: %+v", f)
+	}
+	for i := 0; runtime.NumGoroutine() > before && i < 100; i++ {
+		time.Sleep(time.Millisecond)
+	}
+	if n := runtime.NumGoroutine(); n > before {
+		t.Errorf("%d goroutines are left of %d", n, before)
+	}
 }

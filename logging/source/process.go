@@ -103,7 +103,9 @@ func (w *processWatcher) listen(ctx context.Context) error {
 	b = binary.NativeEndian.AppendUint16(b, 4) // length of what follows the flags
 	b = binary.NativeEndian.AppendUint16(b, 0) // flags
 	b = binary.NativeEndian.AppendUint32(b, connectorListen)
-	if err := w.sock.send(unix.NLMSG_DONE, 0, b); err != nil {
+	if err := w.sock.send(unix.NLMSG_DONE, 0, b); errors.Is(err, unix.ECONNREFUSED) {
+		return fmt.Errorf("the agent has a network namespace of its own, and the kernel tells of processes in the first only: %w", ErrUnavailable)
+	} else if err != nil {
 		return lacks(err, "CONFIG_PROC_EVENTS", "CAP_NET_ADMIN")
 	}
 	until := time.Now().Add(connectorWait)

@@ -4,6 +4,7 @@ package source
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -261,5 +262,15 @@ func TestForksAreDroppedInTheKernel(t *testing.T) {
 				t.Fatalf("got %+v", ev)
 			}
 		}
+	}
+}
+
+func TestProcessesFromANamespace(t *testing.T) {
+	testneed.Native(t)
+	if !testneed.Netns(t) {
+		return
+	}
+	if _, err := openProcess(t.Context(), &Env{}); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("the kernel cannot answer here: %v", err)
 	}
 }
