@@ -48,7 +48,7 @@ type knownRecord struct {
 func newCutter(t *testing.T, b *bench) *cutter {
 	c := &cutter{t: t, b: b, flash: newFlash(b.cfg.Dir), seed: rand.Uint64(), random: 1, skip: 17, active: true, known: map[uint64][]knownRecord{}}
 	if os.Getenv("BACKSTAY_LONG") == "1" {
-		c.random, c.skip = 45, 1
+		c.random, c.skip = 60, 1
 		if b.cfg.Store == spool.StoreBolt {
 			c.random = 130 // it has fewer effects that can be seen
 		}
