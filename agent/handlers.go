@@ -96,30 +96,6 @@ func kick(ch chan struct{}) {
 	}
 }
 
-func (a *agent) tail(ctx context.Context, p control.TailParams) (control.Tail, error) {
-	size := a.log.Size()
-	limit := uint64(min(max(p.Limit, 1), control.MaxTail))
-	from := p.From
-	if p.Newest {
-		from = size - min(size, limit)
-	}
-	out := control.Tail{Size: size}
-	from = max(from, a.log.State().Pruned)
-	if from >= size {
-		return out, nil
-	}
-	for leaf, err := range a.log.From(ctx, from) {
-		if err != nil {
-			return out, err
-		}
-		out.Items = append(out.Items, record(leaf))
-		if uint64(len(out.Items)) == limit {
-			break
-		}
-	}
-	return out, nil
-}
-
 func (a *agent) export(ctx context.Context, p control.ExportParams) (control.Stream, error) {
 	c, _ := control.CallerOf(ctx)
 	a.recorder.emit("log.exported", slog.String("message", "the log was exported"), slog.String("subject", fmt.Sprintf("uid %d", c.UID)),
@@ -132,21 +108,6 @@ func (a *agent) export(ctx context.Context, p control.ExportParams) (control.Str
 			return logging.WriteExport(w, h, items)
 		})
 	}, nil
-}
-
-func record(leaf logging.Leaf) control.Record {
-	out := control.Record{Index: leaf.Index, Shed: leaf.Shed()}
-	if out.Shed {
-		return out
-	}
-	r, err := leaf.Decode()
-	if r.Code == "" && err != nil {
-		out.Message = err.Error()
-		return out
-	}
-	out.Time, out.Code, out.Severity, out.Outcome = r.Event.Time, r.Event.Code, r.Event.Severity.String(), r.Event.Outcome.String()
-	out.Message = r.Event.Message
-	return out
 }
 
 func (a *agent) verifyLog(ctx context.Context) (control.AuditReport, error) {

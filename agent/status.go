@@ -131,6 +131,7 @@ func (a *agent) auditStatus() control.Audit {
 	out := control.Audit{
 		Origin: s.Origin.String(), Size: s.Size, Sent: s.Acked, Acked: s.Acked, Pruned: s.Pruned,
 		Problem: s.SignError, Sources: a.sourceStatus(), Intake: a.intake.status(),
+		Store: s.Store, Fill: s.Fill, Signed: s.Signed, Pending: s.Pending, Lost: s.Lost, Failed: s.Failed, FailedSince: s.FailedSince, Counter: s.CounterError,
 	}
 	if len(a.cfg.Audit.Brokers) > 0 {
 		out.Broker = a.cfg.Audit.Brokers[0]
@@ -141,6 +142,7 @@ func (a *agent) auditStatus() control.Audit {
 	sh := a.shipper.Status()
 	out.Broker = a.cfg.Audit.Brokers[sh.Broker]
 	out.Sent, out.Connected, out.ReceiptAt = max(sh.Sent, s.Acked), sh.Connected, sh.LastAck
+	out.BacklogSeconds, out.Stalled = int64(sh.BacklogAge.Seconds()), sh.Stalled
 	if out.Problem == "" {
 		out.Problem = sh.LastError
 	}

@@ -177,6 +177,17 @@ type Audit struct {
 	Problem   string    `json:"problem"`
 	Sources   []Source  `json:"sources"` // what is watched for the log
 	Intake    Intake    `json:"intake"`
+
+	Store          string    `json:"store"`           // kind of store: bolt or segments
+	Fill           int       `json:"fill_percent"`    // of the space the log may take
+	Signed         uint64    `json:"signed"`          // records the newest checkpoint covers
+	Pending        int       `json:"pending"`         // events not on flash yet
+	Lost           uint64    `json:"lost"`            // events that could not be kept and are not told in the log yet
+	BacklogSeconds int64     `json:"backlog_seconds"` // at least how long the oldest record without a quorum of receipts has waited
+	Stalled        bool      `json:"stalled"`         // nothing was acknowledged for long
+	Failed         string    `json:"failed"`          // why the store cannot be written, "" while it can
+	FailedSince    time.Time `json:"failed_since,omitzero"`
+	Counter        string    `json:"counter_problem"` // why the hardware counter was not read or advanced
 }
 
 // Source is one source of the log: what it sees here, or why it sees nothing.
@@ -320,6 +331,12 @@ type TailParams struct {
 	Limit int    `json:"limit"` // at most MaxTail
 	// Newest shows the end of the log and leaves From out.
 	Newest bool `json:"newest"`
+
+	// What is shown; the zero value shows everything. A record that cannot be read is shown when no filter is set.
+	Code     string    `json:"code,omitempty"`     // pattern with * and ?
+	Severity string    `json:"severity,omitempty"` // at least
+	Source   string    `json:"source,omitempty"`
+	Since    time.Time `json:"since,omitzero"`
 }
 
 // ExportParams says what an export leaves out.
@@ -332,7 +349,8 @@ const MaxTail = 200
 
 // Tail is a run of records, oldest first.
 type Tail struct {
-	Size  uint64   `json:"size"` // records in the log; ask from here for what comes next
+	Size  uint64   `json:"size"` // records in the log
+	Next  uint64   `json:"next"` // ask from here for what comes next
 	Items []Record `json:"items"`
 }
 
@@ -345,6 +363,19 @@ type Record struct {
 	Outcome  string    `json:"outcome"`
 	Message  string    `json:"message"`
 	Shed     bool      `json:"shed"` // its body was dropped, its hash is there
+
+	// Personal values are shown while they are beside the record, afterwards the commitment to them.
+	Subject string `json:"subject"`
+	Session string `json:"session"`
+	Rule    string `json:"rule"`
+	Policy  string `json:"policy"`
+	Attrs   []Attr `json:"attrs"`
+}
+
+// Attr is an attribute of a record. A name may be there more than once.
+type Attr struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
 }
 
 // AuditReport is what verifying the log on the device found.

@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/backstay/backstay/agent/control"
 	"github.com/backstay/backstay/cmd/internal/cli"
@@ -19,69 +18,8 @@ import (
 func (d *device) auditCommand() *cli.Command {
 	return &cli.Command{
 		Name: "audit", Short: "read, verify, export and write the audit log on this device",
-		Sub: []*cli.Command{d.auditTail(), d.auditVerify(), d.auditExport(), d.auditWrite()},
+		Sub: []*cli.Command{d.auditTail(), d.auditStatus(), d.auditVerify(), d.auditExport(), d.auditWrite(), auditCatalogue()},
 	}
-}
-
-func (d *device) auditTail() *cli.Command {
-	var n int
-	var follow bool
-	return &cli.Command{
-		Name: "tail", Short: "show the newest records",
-		Flags: func(fs *flag.FlagSet) {
-			fs.IntVar(&n, "n", 20, fmt.Sprintf("`number` of records, at most %d", control.MaxTail))
-			fs.BoolVar(&follow, "follow", false, "go on showing records as they come, until interrupted; JSON gets one object per look")
-		},
-		Run: func(ctx context.Context, env *cli.Env, _ []string) error {
-			if n < 1 || n > control.MaxTail {
-				return cli.Usagef("-n must be from 1 to %d", control.MaxTail)
-			}
-			params := control.TailParams{Newest: true, Limit: n}
-			for first := true; ; first = false {
-				r, err := ask[control.Tail](ctx, d, control.MethodAuditTail, params)
-				if err != nil && ctx.Err() != nil {
-					return nil
-				}
-				if err != nil {
-					return err
-				}
-				if first || len(r.Items) > 0 {
-					if err := printTail(env, r); err != nil {
-						return err
-					}
-				}
-				if !follow {
-					return nil
-				}
-				if len(r.Items) > 0 {
-					params.From = r.Items[len(r.Items)-1].Index + 1
-				} else if first {
-					params.From = r.Size
-				}
-				params.Newest, params.Limit = false, control.MaxTail
-				select {
-				case <-ctx.Done():
-					return nil
-				case <-time.After(time.Second):
-				}
-			}
-		},
-	}
-}
-
-func printTail(env *cli.Env, r control.Tail) error {
-	if env.JSON {
-		return env.PrintJSON("backstay.audit-tail/1", r)
-	}
-	t := env.Table()
-	for _, rec := range r.Items {
-		text := rec.Message
-		if rec.Shed {
-			text = "body dropped for lack of space, hash kept"
-		}
-		t.Row(rec.Index, when(rec.Time), or(rec.Severity, "-"), or(rec.Code, "-"), or(rec.Outcome, "-"), text)
-	}
-	return t.Flush()
 }
 
 func (d *device) auditVerify() *cli.Command {
