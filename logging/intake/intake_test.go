@@ -142,6 +142,9 @@ func dial(t *testing.T, path string) net.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
+	if err := c.SetDeadline(time.Now().Add(30 * time.Second)); err != nil { // an answer that does not come fails the test
+		t.Fatal(err)
+	}
 	return c
 }
 
