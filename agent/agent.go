@@ -19,6 +19,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -167,6 +168,7 @@ func (a *agent) serve(ctx context.Context, socket net.Listener, notify notifier)
 		})
 	}
 	run(a.log.Run)
+	run(func(ctx context.Context) error { settle(ctx); return nil })
 	run(func(ctx context.Context) error { return a.controlServer().Serve(ctx, socket) })
 	for _, part := range a.intake.parts() {
 		run(part)
@@ -206,6 +208,16 @@ func (a *agent) serve(ctx context.Context, socket net.Listener, notify notifier)
 		a.recorder.emit("agent.stop", slog.String("outcome", "failure"), slog.String("reason", err.Error()))
 	}
 	return err
+}
+
+// settle gives back the memory that only the start needed: parsing, the first look of every source, the check of the log. The
+// runtime would keep most of it for minutes, on a device that has little.
+func settle(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(2 * time.Second):
+		debug.FreeOSMemory()
+	}
 }
 
 // heartbeat tells the service manager that the agent lives, and records now and then that it does: silence in a log of records
