@@ -3,9 +3,9 @@
 package collect_test
 
 import (
+	"bytes"
 	"crypto/rand"
 	"crypto/tls"
-	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -32,11 +32,11 @@ type process struct {
 func (p *process) up() {
 	p.t.Helper()
 	p.cmd = p.start()
-	var out io.Writer = io.Discard
+	var said bytes.Buffer
+	p.cmd.Stdout, p.cmd.Stderr = &said, &said
 	if testing.Verbose() {
-		out = os.Stderr
+		p.cmd.Stdout, p.cmd.Stderr = os.Stderr, os.Stderr
 	}
-	p.cmd.Stdout, p.cmd.Stderr = out, out
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := p.cmd.Start(); err != nil {
 		p.t.Fatal(err)
@@ -44,14 +44,15 @@ func (p *process) up() {
 	if p.addr == "" {
 		return
 	}
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		c, err := net.Dial("tcp", p.addr)
 		if err == nil {
 			c.Close()
 			return
 		}
 		if time.Now().After(end) {
-			p.t.Fatalf("%s does not listen: %v", p.cmd, err)
+			p.down()
+			p.t.Fatalf("%s does not listen: %v\n%s", p.cmd, err, said.Bytes())
 		}
 	}
 }
