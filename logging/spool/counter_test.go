@@ -93,7 +93,7 @@ func testCounterShowsRollback(t *testing.T) {
 
 // TestCounterPowerCuts cuts the power at every step of counting, and lets every call fail in both ways: no start takes that
 // for a rollback.
-func TestCounterPowerCuts(t *testing.T) { eachStore(t, testCounterPowerCuts) }
+func TestCounterPowerCuts(t *testing.T) { eachStoreNative(t, testCounterPowerCuts) }
 
 func testCounterPowerCuts(t *testing.T) {
 	for n := 0; ; n++ {

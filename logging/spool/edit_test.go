@@ -85,7 +85,7 @@ func value(index uint64, epoch uint64, device string) []byte {
 }
 
 // TestStoreEdits: what an intruder may do to the closed file, and why the log begins anew at the next start.
-func TestStoreEdits(t *testing.T) { eachStore(t, testStoreEdits) }
+func TestStoreEdits(t *testing.T) { eachStoreNative(t, testStoreEdits) }
 
 func testStoreEdits(t *testing.T) {
 	for _, tc := range []struct {

@@ -277,6 +277,9 @@ func (c *cutter) long() logging.Event {
 
 // TestPowerCutsWhenFull is the same while bodies are shed and files rewritten.
 func TestPowerCutsWhenFull(t *testing.T) {
+	if testing.Short() {
+		t.Skip("minutes under an emulator; nothing in it depends on the architecture")
+	}
 	eachStore(t, func(t *testing.T) {
 		b := newBench(t)
 		b.cfg.Capacity = spool.MinCapacity
@@ -313,7 +316,7 @@ func TestPowerCutsWhenFull(t *testing.T) {
 
 // TestEveryEffectFails lets each durable effect fail in turn, with and without having happened, while the process lives on.
 // Nothing is lost and nothing is there twice.
-func TestEveryEffectFails(t *testing.T) { eachStore(t, testEveryEffectFails) }
+func TestEveryEffectFails(t *testing.T) { eachStoreNative(t, testEveryEffectFails) }
 
 func testEveryEffectFails(t *testing.T) {
 	broken := errors.New("input/output error")

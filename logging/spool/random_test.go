@@ -20,7 +20,7 @@ import (
 
 // TestRandomDamage flips bits and erases sectors of a closed store, hundreds of times. Opening it must neither crash nor
 // hang, and must end with the same log, complete and verified, or with a new epoch (or one commit back, see below).
-func TestRandomDamage(t *testing.T) { eachStore(t, testRandomDamage) }
+func TestRandomDamage(t *testing.T) { eachStoreNative(t, testRandomDamage) }
 
 func testRandomDamage(t *testing.T) {
 	b := newBench(t)

@@ -222,7 +222,7 @@ func testBatchBounds(t *testing.T) {
 
 // TestPositionsKeepTheirOrder does random things and looks at pruned <= acked <= size after each; positions never go back
 // within an epoch.
-func TestPositionsKeepTheirOrder(t *testing.T) { eachStore(t, testPositionsKeepTheirOrder) }
+func TestPositionsKeepTheirOrder(t *testing.T) { eachStoreNative(t, testPositionsKeepTheirOrder) }
 
 func testPositionsKeepTheirOrder(t *testing.T) {
 	b := newBench(t)

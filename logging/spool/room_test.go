@@ -187,7 +187,7 @@ func shedIsNamed(t testing.TB, l *spool.Log) {
 }
 
 // TestPrunedIsNamed: what was removed is named with the receipt that allowed it, at most once an hour, without a hole.
-func TestPrunedIsNamed(t *testing.T) { eachStore(t, testPrunedIsNamed) }
+func TestPrunedIsNamed(t *testing.T) { eachStoreNative(t, testPrunedIsNamed) }
 
 func testPrunedIsNamed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -241,7 +241,7 @@ func testPrunedIsNamed(t *testing.T) {
 // TestThirtyDaysOffline: 10 000 events a day, nobody acknowledges anything, the default capacity. The hashes alone of that
 // many records are more than the capacity; what finds no place is counted. Afterwards a consumer gets every record in
 // order, and knows exactly which bodies it does not have and how many events were not kept.
-func TestThirtyDaysOffline(t *testing.T) { eachStore(t, testThirtyDaysOffline) }
+func TestThirtyDaysOffline(t *testing.T) { eachStoreNative(t, testThirtyDaysOffline) }
 
 func testThirtyDaysOffline(t *testing.T) {
 	events, b := 30*10000, newBench(t)
@@ -340,7 +340,7 @@ func testFullOfCriticalEvents(t *testing.T) {
 }
 
 // The file does not grow while records come and go.
-func TestPruningKeepsTheFileSmall(t *testing.T) { eachStore(t, testPruningKeepsTheFileSmall) }
+func TestPruningKeepsTheFileSmall(t *testing.T) { eachStoreNative(t, testPruningKeepsTheFileSmall) }
 
 func testPruningKeepsTheFileSmall(t *testing.T) {
 	b := newBench(t)

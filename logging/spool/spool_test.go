@@ -26,6 +26,15 @@ func eachStore(t *testing.T, fn func(*testing.T)) {
 	}
 }
 
+// eachStoreNative is eachStore for tests that take minutes under an emulator and in which nothing depends on the architecture.
+func eachStoreNative(t *testing.T, fn func(*testing.T)) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("minutes under an emulator; nothing in it depends on the architecture")
+	}
+	eachStore(t, fn)
+}
+
 // bench is one device with a collector key.
 type bench struct {
 	t      testing.TB
