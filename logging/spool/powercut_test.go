@@ -230,6 +230,9 @@ func (c *cutter) report() {
 // TestPowerCuts cuts the power before, in the middle of and after every durable effect, and starts again. Every record that
 // was promised to be durable is there, the log verifies, and it takes new records.
 func TestPowerCuts(t *testing.T) {
+	if testing.Short() {
+		t.Skip("minutes under an emulator; nothing in it depends on the architecture")
+	}
 	eachStore(t, func(t *testing.T) {
 		b := newBench(t)
 		b.cfg.Capacity = spool.MinCapacity // segments of 32 KiB

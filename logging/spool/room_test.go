@@ -64,7 +64,7 @@ func noiseText(seed, n int) string {
 
 // TestFullFlash: nobody acknowledges anything for a long time. The file stays within its capacity, every critical event is
 // kept with its body, ordinary ones lose theirs but not their place, and everything that happened is in the log.
-func TestFullFlash(t *testing.T) { eachStore(t, testFullFlash) }
+func TestFullFlash(t *testing.T) { eachStoreNative(t, testFullFlash) }
 
 func testFullFlash(t *testing.T) {
 	b := newBench(t)
@@ -294,7 +294,7 @@ func testThirtyDaysOffline(t *testing.T) {
 
 // TestFullOfCriticalEvents: when even the reserve is full, Append says so, the loss is counted, and the log tells it as soon
 // as there is room.
-func TestFullOfCriticalEvents(t *testing.T) { eachStore(t, testFullOfCriticalEvents) }
+func TestFullOfCriticalEvents(t *testing.T) { eachStoreNative(t, testFullOfCriticalEvents) }
 
 func testFullOfCriticalEvents(t *testing.T) {
 	b := newBench(t)
