@@ -3,7 +3,6 @@
 package probe
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -262,39 +261,6 @@ func (s *sudoers) fixed(cmd string, depth int) bool {
 	return strings.HasPrefix(name, "/") && !strings.HasSuffix(name, "/") && !strings.ContainsAny(cmd, "*?[") && !slices.Contains(open, path.Base(name))
 }
 
-// doasGrants reads "permit nopass user [as root] [cmd /path]".
-func doasGrants(t *text) []grant {
-	var out []grant
-	for _, l := range logicalLines(t) {
-		words := quotedFields(l.text)
-		if words[0] != "permit" || !slices.Contains(words, "nopass") {
-			continue
-		}
-		who, cmd := "", ""
-		for i := 1; i < len(words); i++ {
-			switch w := words[i]; {
-			case w == "setenv":
-				for i+1 < len(words) && !strings.HasSuffix(words[i], "}") {
-					i++
-				}
-			case w == "as" || w == "args":
-				i++
-			case w == "cmd" && i+1 < len(words):
-				i++
-				cmd = words[i]
-			case slices.Contains([]string{"nopass", "persist", "keepenv", "nolog"}, w):
-			case who == "":
-				who = w
-			}
-		}
-		if cmd != "" && (&sudoers{}).fixed(cmd, 0) {
-			continue
-		}
-		out = append(out, grant{who: strings.Replace(who, ":", "%", 1), what: "nopass: " + cmp.Or(cmd, "any command"), file: doasFile, line: l.first, last: l.last})
-	}
-	return out
-}
-
 // find gives the grants that are not allowed.
 func (c privilegeCheck) find(ctx context.Context, h *Host) (bad []grant, read []string, err error) {
 	var list []grant
@@ -377,52 +343,4 @@ func (c privilegeCheck) Fix(ctx context.Context, h *Host, want func(string) bool
 		out = append(out, t.changes(false)...)
 	}
 	return out, nil
-}
-
-// dropSetting takes a word out of a list with commas, with one of the commas beside it.
-func dropSetting(line, word string) string {
-	for i := 0; ; {
-		j := strings.Index(line[i:], word)
-		if j < 0 {
-			return line
-		}
-		j += i
-		left, right := strings.TrimRight(line[:j], " \t"), strings.TrimLeft(line[j+len(word):], " \t")
-		if i = j + len(word); left != "" && !strings.HasSuffix(left, ",") && len(left) == j || right != "" && right[0] != ',' && right[0] != '\\' && right[0] != '#' {
-			continue // a part of something longer
-		}
-		switch rest, ok := strings.CutPrefix(right, ","); {
-		case ok:
-			line = line[:j] + strings.TrimLeft(rest, " \t")
-		case strings.HasSuffix(left, ","):
-			line = strings.TrimRight(left[:len(left)-1], " \t")
-			if right != "" {
-				line += " " + right
-			}
-		default:
-			line = line[:j] + right
-		}
-		i = min(j, len(line))
-	}
-}
-
-// dropWord takes a word out of a line, wherever it is before a comment, with the blank before it.
-func dropWord(line, word string) string {
-	code, comment := line, ""
-	if i := strings.IndexByte(line, '#'); i >= 0 {
-		code, comment = line[:i], line[i:]
-	}
-	blank := func(s string, i int) bool { return i < 0 || i >= len(s) || strings.IndexByte(" \t\r\f\v", s[i]) >= 0 }
-	for i := 0; ; {
-		j := strings.Index(code[i:], word)
-		if j < 0 {
-			return code + comment
-		}
-		j += i
-		if end := j + len(word); blank(code, j-1) && blank(code, end) {
-			code, i = code[:max(0, j-1)]+code[end:], max(0, j-1)
-		} else {
-			i = end
-		}
-	}
 }
