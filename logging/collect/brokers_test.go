@@ -104,7 +104,7 @@ func natsServer(t *testing.T, p *pki) *process {
 	t.Helper()
 	module := filepath.Join("..", "..", "configs", "examples", "nats")
 	server, callout := goTool(t, module), filepath.Join(t.TempDir(), "callout")
-	if out, err := exec.Command("go", "build", "-C", module, "-o", callout, ".").CombinedOutput(); err != nil {
+	if out, err := goNATS(module, "build", "-o", callout, ".").CombinedOutput(); err != nil {
 		t.Fatalf("build callout: %v\n%s", err, out)
 	}
 	p.server()
@@ -142,11 +142,19 @@ func natsServer(t *testing.T, p *pki) *process {
 	return broker
 }
 
+// goNATS is a command of the tool chain in that module. A nats-server that runs in FIPS 140-3 mode, as our own programs are built,
+// refuses an authorization callout.
+func goNATS(module string, args ...string) *exec.Cmd {
+	cmd := exec.Command("go", append([]string{"-C", module}, args...)...)
+	cmd.Env = append(os.Environ(), "GOFIPS140=off")
+	return cmd
+}
+
 // goTool returns the nats-server of a module, built. Without the module's sources there is nothing to test with.
 func goTool(t *testing.T, module string) string {
 	t.Helper()
 	testneed.Native(t)
-	out, err := exec.Command("go", "-C", module, "tool", "-n", "nats-server").CombinedOutput()
+	out, err := goNATS(module, "tool", "-n", "nats-server").CombinedOutput()
 	if err == nil {
 		return strings.TrimSpace(string(out))
 	}
