@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -25,10 +24,6 @@ import (
 	"github.com/backstay/backstay/logging/ship"
 	"github.com/backstay/backstay/logging/spool"
 	"github.com/backstay/backstay/update"
-	"github.com/backstay/backstay/update/boot"
-	"github.com/backstay/backstay/update/floor"
-	"github.com/backstay/backstay/update/slot"
-	"github.com/backstay/backstay/update/trust"
 )
 
 // openStore opens state.db. A database that cannot be read is put aside: what it held can be had again, by enrolling and by
@@ -232,113 +227,6 @@ func (a *agent) openBaseline() {
 	a.policy = &policies{
 		guard: a.guard, product: a.cfg.Product.Name, poll: a.cfg.Update.Poll.Std(), store: a.store, now: a.clock.Now,
 		emit: a.recorder.emit, logger: a.logger, wake: make(chan struct{}, 1), state: state,
-	}
-}
-
-func (a *agent) openUpdater() {
-	if !a.cfg.HasUpdate() {
-		return
-	}
-	if err := a.tryOpenUpdater(); err != nil {
-		a.part("update", err)
-	}
-}
-
-func (a *agent) tryOpenUpdater() error {
-	root, err := os.ReadFile(a.cfg.Update.RootFile)
-	if err != nil {
-		return fmt.Errorf("read update.root_file: %w: %w", update.ErrSetup, err)
-	}
-	client, err := trust.New(trust.Config{
-		FactoryRoot: root, MetadataURL: a.cfg.Update.MetadataURL, TargetsURL: a.cfg.Update.TargetsURL,
-		HTTP:  &http.Client{Transport: trust.NewTransport(a.identity.TLS())},
-		Store: trustStore{a.store, a.clock}, Now: a.clock.Now, Emit: a.recorder.emit,
-	})
-	if err != nil {
-		return err
-	}
-	if a.policy != nil {
-		a.policy.client = client
-	}
-	names, slots, err := openSlots(a.cfg)
-	if err != nil {
-		return err
-	}
-	loader, err := openBoot(a.cfg, names)
-	if err != nil {
-		return err
-	}
-	job, err := a.store.Load()
-	if err != nil {
-		return err
-	}
-	floorFile, err := floor.Open(floor.Config{Dir: a.cfg.StateDir, Provisioned: provisioned(job)})
-	if err != nil {
-		return err
-	}
-	checks := health{checks: a.cfg.Update.Health, connected: a.connected, worst: a.worst}
-	a.updater = &updater{
-		poll: a.cfg.Update.Poll.Std(), logger: a.logger, wake: make(chan struct{}, 1), looked: a.looked,
-		machine: &update.Machine{
-			Source: trust.NewSource(client, a.device(floorFile)),
-			Slots:  slots, Boot: loader, Floor: floorFile, Journal: a.store,
-			Health: checks.run, Reboot: a.restart, Emit: a.recorder.emit, Now: a.clock.Now,
-			BootID: func() string { return a.recorder.bootID },
-			Names:  names, Attempts: a.cfg.Update.Attempts, TrialTimeout: a.cfg.Update.TrialTimeout.Std(),
-		},
-	}
-	return nil
-}
-
-// provisioned reports whether this device has dealt with an update before. Its floor was written before that: when it is
-// missing now it was lost or taken away, and the device is not a new one.
-func provisioned(job update.Job) bool { return len(job.Images) > 0 || len(job.History) > 0 }
-
-// trustStore raises the clock with every newer time that verified metadata was signed at.
-type trustStore struct {
-	*store.DB
-	clock *Clock
-}
-
-func (t trustStore) SaveTrust(s trust.State) error {
-	if err := t.DB.SaveTrust(s); err != nil {
-		return err
-	}
-	t.clock.Raise(s.Issued)
-	return nil
-}
-
-func openSlots(cfg *config.Config) (names [2]update.SlotID, set *slot.Set, err error) {
-	if len(cfg.Slots) != 2 {
-		return names, nil, fmt.Errorf("slots: %w: %d configured, an update needs two", update.ErrSetup, len(cfg.Slots))
-	}
-	c := slot.Config{Slots: map[update.SlotID]slot.Device{}, Cmdline: cfg.Booted.Cmdline, Key: cfg.Booted.Key}
-	var ids []update.SlotID
-	for name, s := range cfg.Slots {
-		ids = append(ids, update.SlotID(name))
-		c.Slots[update.SlotID(name)] = slot.Device{Kind: s.Kind, Path: s.Path}
-	}
-	slices.Sort(ids)
-	set, err = slot.Open(c)
-	return [2]update.SlotID{ids[0], ids[1]}, set, err
-}
-
-func openBoot(cfg *config.Config, names [2]update.SlotID) (update.Bootloader, error) {
-	env, err := boot.ReadConfig(cfg.Boot.FWEnvConfig)
-	if err != nil {
-		return nil, err
-	}
-	return boot.Open(boot.Options{Env: env, Convention: cfg.Boot.Convention, Slots: names[:], Attempts: cfg.Update.Attempts})
-}
-
-// device is what this device knows about itself when it asks for a release.
-func (a *agent) device(f update.Floor) func(context.Context) (update.Device, error) {
-	return func(context.Context) (update.Device, error) {
-		v, err := f.Get()
-		return update.Device{
-			ID: a.identity.ID(), Product: a.cfg.Product.Name, Compatible: a.cfg.Product.Compatible,
-			Version: a.recorder.firmware, Agent: a.opt.Version, Floor: v,
-		}, err
 	}
 }
 
