@@ -46,15 +46,16 @@ var errCut = errors.New("power cut")
 
 // cut says when the power fails.
 type cut struct {
-	at    int  // before or after this effect; 0: never
-	after bool // the effect has taken place
-	torn  bool // some of what was not synced has reached the medium
-	again int  // a second cut this many effects after the first; 0: none
-	fault bool // not a cut: the effect returns an error, and the device goes on
+	at    int   // before or after this effect; 0: never
+	after bool  // the effect has taken place
+	torn  bool  // some of what was not synced has reached the medium
+	again int   // a second cut this many effects after the first; 0: none
+	fault bool  // not a cut: the effect returns an error, and the device goes on
+	block int64 // the slots continue at multiples of this only; 0: anywhere
 }
 
 func (c cut) String() string {
-	return fmt.Sprintf("at=%d after=%v torn=%v again=%d fault=%v", c.at, c.after, c.torn, c.again, c.fault)
+	return fmt.Sprintf("at=%d after=%v torn=%v again=%d fault=%v block=%d", c.at, c.after, c.torn, c.again, c.fault, c.block)
 }
 
 type world struct {
@@ -81,6 +82,7 @@ func newWorld(k kind, c cut) *world {
 	older, old, fresh := updatetest.Image("1.0", imageSize), updatetest.Image("2.0", imageSize), updatetest.Image("3.0", imageSize)
 	w.images = map[string]uint64{string(older): 1, string(old): 2, string(fresh): 3}
 	w.slots = updatetest.NewSlots("A", slotSize, "A", "B")
+	w.slots.Block = c.block
 	w.slots.Put("A", old)
 	w.slots.Put("B", older)
 	w.boot = &updatetest.Boot{Order: []update.SlotID{"A", "B"}, Left: map[update.SlotID]int{"A": 3, "B": 3}}
@@ -320,6 +322,24 @@ func TestCutEverywhere(t *testing.T) {
 				}
 				newWorld(k, cut{at: n, torn: torn, after: true}).run(t)
 				cuts += 2
+			}
+		}
+	}
+	t.Logf("%d cuts", cuts)
+}
+
+// TestCutBlocks does the same on slots that continue at the start of a block, and on slots that start over.
+func TestCutBlocks(t *testing.T) {
+	cuts := 0
+	for _, block := range []int64{3 << 10, slotSize} {
+		for _, k := range kinds {
+			for n, reached := 1, true; reached; n++ {
+				for _, after := range []bool{false, true} {
+					w := newWorld(k, cut{at: n, after: after, torn: n%2 == 0, block: block})
+					w.run(t)
+					reached = len(w.ops) >= n
+					cuts++
+				}
 			}
 		}
 	}

@@ -95,7 +95,7 @@ func (m *Machine) stream(ctx context.Context, job *Job) (err error) {
 	if job.Offset > r.Length {
 		job.Offset = 0
 	}
-	if err := w.Prefix(ctx, h, job.Offset); err != nil {
+	if job.Offset, err = w.Prefix(ctx, h, job.Offset); err != nil {
 		return fmt.Errorf("read slot %s again: %w", job.Slot, err)
 	}
 	if err := m.copy(ctx, job, w, h); err != nil {

@@ -48,18 +48,31 @@ type Slots interface {
 	// Writer opens a slot for an image of size bytes, keeping what the slot holds. It refuses the booted slot, and a slot
 	// that is smaller than size.
 	Writer(id SlotID, size int64) (Writer, error)
+	// Reader opens a slot, the booted one too, for what it holds now. What is read is only as good as a digest over it.
+	Reader(id SlotID) (SlotReader, error)
 	// Digest returns the SHA-256 of the first size bytes of the slot, read from the medium rather than from a cache where the
 	// system allows it.
 	Digest(ctx context.Context, id SlotID, size int64) ([32]byte, error)
 }
 
+// SlotReader reads the bytes of a slot. ReadAt may be called from several goroutines.
+type SlotReader interface {
+	io.ReaderAt
+	io.Closer
+	// Size returns how many bytes the slot has, which is more than those of the image in it.
+	Size() int64
+}
+
 // Writer writes an image to a slot, in order. It never writes past the size it was opened for.
 type Writer interface {
 	io.Writer
-	// Prefix copies the first n bytes that the slot already holds to w, and continues writing after them. Without a call to
-	// Prefix, writing starts at 0.
-	Prefix(ctx context.Context, w io.Writer, n int64) error
-	// Sync returns when everything written is durable.
+	// Prefix copies the first kept bytes that the slot already holds to w, and continues writing after them. Kept is n, or
+	// less where the medium cannot be written from n on: flash continues at the start of an erase block, and what is only
+	// taken as a whole, such as a static UBI volume, from 0. Prefix is called before the first Write; without it, writing
+	// starts at 0.
+	Prefix(ctx context.Context, w io.Writer, n int64) (kept int64, err error)
+	// Sync returns when everything written is durable: all of it once the image is complete, and before that as much of it
+	// as Prefix would keep.
 	Sync() error
 	// Close releases the slot. It does not make anything durable.
 	Close() error

@@ -165,6 +165,28 @@ func (s *Set) Writer(id update.SlotID, size int64) (update.Writer, error) {
 	return &Writer{f: f, id: id, size: size}, nil
 }
 
+// Reader opens a slot for what it holds now.
+func (s *Set) Reader(id update.SlotID) (update.SlotReader, error) {
+	d, err := s.device(id)
+	if err != nil {
+		return nil, err
+	}
+	f, room, err := open(d, false)
+	if err != nil {
+		return nil, fmt.Errorf("read slot %s: %w", id, err)
+	}
+	return &reader{f, room}, nil
+}
+
+// reader reads a slot. It implements update.SlotReader.
+type reader struct {
+	*os.File
+	room int64
+}
+
+// Size returns how many bytes the slot has.
+func (r *reader) Size() int64 { return r.room }
+
 // Digest returns the SHA-256 of the first size bytes of a slot.
 func (s *Set) Digest(ctx context.Context, id update.SlotID, size int64) ([32]byte, error) {
 	d, err := s.device(id)
@@ -229,19 +251,19 @@ func (w *Writer) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// Prefix copies the first n bytes of the slot to dst and goes on writing after them.
-func (w *Writer) Prefix(ctx context.Context, dst io.Writer, n int64) error {
+// Prefix copies the first n bytes of the slot to dst and goes on writing after them: a file and a block device take all n.
+func (w *Writer) Prefix(ctx context.Context, dst io.Writer, n int64) (int64, error) {
 	if n < 0 || n > w.size {
-		return fmt.Errorf("read slot %s: a prefix of %d bytes in an image of %d", w.id, n, w.size)
+		return 0, fmt.Errorf("read slot %s: a prefix of %d bytes in an image of %d", w.id, n, w.size)
 	}
 	if n > 0 {
 		forget(w.f)
 	}
 	if err := copyN(ctx, dst, w.f, n); err != nil {
-		return fmt.Errorf("read slot %s: %w", w.id, err)
+		return 0, fmt.Errorf("read slot %s: %w", w.id, err)
 	}
 	w.at = n
-	return nil
+	return n, nil
 }
 
 // Sync returns when everything written is durable.

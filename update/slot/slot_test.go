@@ -69,7 +69,7 @@ func write(t *testing.T, s *slot.Set, id update.SlotID, image []byte, from, n in
 		t.Fatal(err)
 	}
 	var prefix bytes.Buffer
-	if err := w.Prefix(t.Context(), &prefix, int64(from)); err != nil || !bytes.Equal(prefix.Bytes(), image[:from]) {
+	if kept, err := w.Prefix(t.Context(), &prefix, int64(from)); err != nil || kept != int64(from) || !bytes.Equal(prefix.Bytes(), image[:from]) {
 		t.Fatalf("prefix of %d bytes: %v", from, err)
 	}
 	for at := from; at < len(image); at += n {
@@ -101,6 +101,23 @@ func TestWrite(t *testing.T) {
 	if room, err := s.Size("B"); err != nil || room != size {
 		t.Errorf("size %d, %v", room, err)
 	}
+	for _, id := range []update.SlotID{"A", "B"} { // also the one that runs
+		r, err := s.Reader(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, _ := os.ReadFile(c.Slots[id].Path)
+		b := make([]byte, 1000)
+		if n, err := r.ReadAt(b, 5000); n != 1000 || err != nil || !bytes.Equal(b, got[5000:6000]) || r.Size() != size {
+			t.Errorf("slot %s: read %d bytes of %d, %v", id, n, r.Size(), err)
+		}
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := s.Reader("C"); !errors.Is(err, update.ErrSetup) {
+		t.Errorf("a slot that is not configured: %v", err)
+	}
 }
 
 func TestWriteRefuses(t *testing.T) {
@@ -127,7 +144,7 @@ func TestWriteRefuses(t *testing.T) {
 	if _, err := w.Write([]byte{1}); err == nil {
 		t.Error("wrote past the announced size")
 	}
-	if err := w.Prefix(t.Context(), &bytes.Buffer{}, 11); err == nil {
+	if _, err := w.Prefix(t.Context(), &bytes.Buffer{}, 11); err == nil {
 		t.Error("a prefix longer than the image")
 	}
 	if _, err := s.Writer("B", 10); !errors.Is(err, update.ErrRetry) {

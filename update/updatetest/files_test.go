@@ -186,7 +186,7 @@ type cutWriter struct {
 	size    int64
 }
 
-func (w *cutWriter) Prefix(ctx context.Context, dst io.Writer, n int64) error {
+func (w *cutWriter) Prefix(ctx context.Context, dst io.Writer, n int64) (int64, error) {
 	return w.w.Prefix(ctx, dst, n)
 }
 

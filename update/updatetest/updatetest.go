@@ -39,6 +39,7 @@ type Slots struct {
 	Disk    map[update.SlotID][]byte // durable
 	Live    map[update.SlotID][]byte // what reads see
 	Spoil   int64                    // a write that covers this offset stores a wrong byte there without an error; 0: none
+	Block   int64                    // writing continues at multiples of this only, as on flash; 0: anywhere
 }
 
 // NewSlots returns slots of size bytes each.
@@ -78,6 +79,19 @@ func (s *Slots) Writer(id update.SlotID, size int64) (update.Writer, error) {
 	return &writer{s: s, id: id, size: size}, nil
 }
 
+// Reader opens a slot for what reads see now.
+func (s *Slots) Reader(id update.SlotID) (update.SlotReader, error) {
+	b, ok := s.Live[id]
+	if !ok {
+		return nil, fmt.Errorf("no slot %s", id)
+	}
+	return slotReader{bytes.NewReader(b)}, nil
+}
+
+type slotReader struct{ *bytes.Reader }
+
+func (slotReader) Close() error { return nil }
+
 // Digest hashes what reads see.
 func (s *Slots) Digest(_ context.Context, id update.SlotID, size int64) ([32]byte, error) {
 	if size > int64(len(s.Live[id])) {
@@ -110,18 +124,30 @@ func (w *writer) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (w *writer) Prefix(_ context.Context, dst io.Writer, n int64) error {
-	w.at = n
-	_, err := dst.Write(w.s.Live[w.id][:n])
-	return err
+func (w *writer) Prefix(_ context.Context, dst io.Writer, n int64) (int64, error) {
+	w.at = w.s.whole(n)
+	_, err := dst.Write(w.s.Live[w.id][:w.at])
+	return w.at, err
 }
 
 func (w *writer) Sync() error {
 	apply, err := w.s.Effect.ask("slot.sync %s", w.id)
 	if apply {
-		copy(w.s.Disk[w.id], w.s.Live[w.id])
+		n := w.at
+		if n < w.size {
+			n = w.s.whole(n)
+		}
+		copy(w.s.Disk[w.id][:n], w.s.Live[w.id])
 	}
 	return err
+}
+
+// whole returns the part of n bytes that fills blocks.
+func (s *Slots) whole(n int64) int64 {
+	if s.Block > 0 {
+		n -= n % s.Block
+	}
+	return n
 }
 
 func (w *writer) Close() error { return nil }
