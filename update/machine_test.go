@@ -197,6 +197,17 @@ func TestResumeDownload(t *testing.T) {
 	if !slices.Equal(r.source.Opened, []int64{0, 6000}) || r.source.Sent != imageSize {
 		t.Errorf("opened at %v, %d bytes", r.source.Opened, r.source.Sent)
 	}
+	t.Run("from the start of a block", func(t *testing.T) {
+		for block, from := range map[int64]int64{2500: 5000, slotSize: 0} {
+			r := newRig(t)
+			r.source.Breaks, r.slots.Block = 6000, block
+			r.is(r.m.Run(t.Context()), update.ErrRetry)
+			r.is(r.m.Run(t.Context()), update.ErrReboot)
+			if !slices.Equal(r.source.Opened, []int64{0, from}) {
+				t.Errorf("opened at %v, with blocks of %d", r.source.Opened, block)
+			}
+		}
+	})
 	t.Run("prefix spoiled", func(t *testing.T) {
 		r := newRig(t)
 		r.source.Breaks = 6000
