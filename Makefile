@@ -113,3 +113,7 @@ guest: ## what watches the device, on real kernels of other architectures, in QE
 .PHONY: bench-log
 bench-log: ## the audit log beside rsyslog and journald: events a second and bytes written (as root)
 	go run ./testdata/logbench
+
+.PHONY: bench-update
+bench-update: build ## an update of 64 MiB and 1 GiB beside RAUC, SWUpdate, Mender's client and dd (as root; installs them from Debian)
+	testdata/bench/update/run.sh -bin bin $(BENCHFLAGS)
