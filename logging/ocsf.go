@@ -196,6 +196,7 @@ var kinds = [...]Kind{
 	{"update.committed", classApp, 8, "", SeverityInfo, OutcomeSuccess, true},
 	{"update.floors-lowered", classApp, activityOther, "Lower floors", SeverityHigh, OutcomeSuccess, true},
 	{"update.installed", classApp, 1, "", SeverityInfo, OutcomeSuccess, true},
+	{"update.mirror-refused", classDetection, 1, "", SeverityMedium, OutcomeFailure, false},
 	{"update.rejected", classDetection, 1, "", SeverityHigh, OutcomeFailure, true},
 	{"update.rolledback", classApp, activityOther, "Rollback", SeverityHigh, OutcomeSuccess, true},
 	{"update.root-rotated", classApp, activityOther, "Rotate root", SeverityMedium, OutcomeSuccess, true},

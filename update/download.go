@@ -65,18 +65,24 @@ func (m *Machine) interrupted(ctx context.Context, job *Job, err error) error {
 	return later{err}
 }
 
+// maxFetches bounds how often one run fetches an image from its start because the bytes were wrong.
+const maxFetches = 10
+
 // fetch streams the image to the slot from the last checkpoint on. If a continued image turns out wrong, the part that was
-// already there is the suspect, and the whole is fetched once more.
+// already there is the suspect, and the whole is fetched once more; if a place delivered wrong bytes, from another place.
 func (m *Machine) fetch(ctx context.Context, job *Job) error {
-	continued := job.Offset > 0
-	err := m.stream(ctx, job)
-	if no, is := errors.AsType[*Refusal](err); !continued || !is || no.Code != CodeBadHash {
-		return err
+	for tries := 0; ; tries++ {
+		continued := job.Offset > 0
+		err := m.stream(ctx, job)
+		no, is := errors.AsType[*Refusal](err)
+		again := is && (continued && no.Code == CodeBadHash || errors.Is(err, ErrElsewhere))
+		if !again || tries >= maxFetches {
+			return err
+		}
+		if err := m.checkpoint(job, 0); err != nil {
+			return err
+		}
 	}
-	if err := m.checkpoint(job, 0); err != nil {
-		return err
-	}
-	return m.stream(ctx, job)
 }
 
 // stream writes the rest of the image and compares its length and digest.

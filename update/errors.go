@@ -26,6 +26,10 @@ var (
 	// ErrNothing: the source has nothing for this device. It is an answer, not
 	// a failure, and in none of the classes above.
 	ErrNothing = errors.New("nothing to install")
+
+	// ErrElsewhere marks the refusal of bytes for which the place they came from is to blame, while another place is left that
+	// may have the right ones: opening the image again from its start asks there. It is no class.
+	ErrElsewhere = errors.New("another mirror may have it")
 )
 
 // A Refusal is the one form in which this pillar says no. Code is a stable

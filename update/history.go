@@ -107,8 +107,10 @@ func (j *Job) result() Result {
 	}
 }
 
-// punish puts the release of a failed outcome in quarantine. A canceled one only waits, it did nothing wrong; and one that
-// failed for a reason of the device's own (a full disk, a broken line) waits longer every time, but is never given up.
+// punish puts the release of a failed outcome in quarantine. A canceled one only waits, it did nothing wrong. One that failed
+// for a reason of the device's own (a full disk) or whose bytes came wrong waits longer every time, but is never given up:
+// otherwise whoever can spoil a line could keep a device from a release for good. Only the image itself can do that, by
+// failing its trial.
 func (j *Job) punish(m *Machine, o Outcome) {
 	q := Quarantined{SHA256: o.SHA256, Version: o.Version}
 	j.Quarantine = slices.DeleteFunc(j.Quarantine, func(old Quarantined) bool {
@@ -125,7 +127,7 @@ func (j *Job) punish(m *Machine, o Outcome) {
 	q.Why = o.Fail.Code
 	if o.Result != Canceled {
 		q.Attempts++
-		q.Never = q.Never || o.Fail.Code == CodeMarkedBad || (q.Attempts >= limit && o.Fail.Code != CodeFailed)
+		q.Never = q.Never || o.Fail.Code == CodeMarkedBad || (q.Attempts >= limit && o.Fail.Code != CodeFailed && o.Fail.In != Downloading)
 	}
 	q.NotBefore = m.now().Add(m.backOff(q.Attempts))
 	j.Quarantine = lastN(append(j.Quarantine, q), maxQuarantine)

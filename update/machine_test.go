@@ -253,16 +253,19 @@ func TestLength(t *testing.T) {
 	r.refused(r.m.Run(t.Context()), "floor-above-counter")
 }
 
-// TestQuarantine follows one release through its failures.
+// TestQuarantine follows one release through its failed trials.
 func TestQuarantine(t *testing.T) {
 	r := newRig(t)
-	r.source.Image = bytes.Clone(r.source.Image)
-	r.source.Image[1] ^= 1
+	r.health = func(context.Context) error { return errors.New("no link") }
 	wait := []time.Duration{time.Hour, 2 * time.Hour, 0}
 	for i, d := range wait {
-		r.refused(r.m.Run(t.Context()), "bad-hash")
+		r.is(r.m.Run(t.Context()), update.ErrReboot)
+		r.reboot()
+		r.is(r.m.Resume(t.Context()), update.ErrReboot)
+		r.reboot()
+		r.ok(r.m.Resume(t.Context()))
 		q := r.job().Quarantine
-		if len(q) != 1 || q[0].Attempts != i+1 || q[0].Never != (d == 0) || q[0].Why != "bad-hash" {
+		if len(q) != 1 || q[0].Attempts != i+1 || q[0].Never != (d == 0) || q[0].Why != "unhealthy" {
 			t.Fatalf("quarantine %+v", q)
 		}
 		r.refused(r.m.Run(t.Context()), "quarantined")
@@ -275,12 +278,34 @@ func TestQuarantine(t *testing.T) {
 	if len(r.source.Opened) != len(wait) {
 		t.Errorf("opened %d times", len(r.source.Opened))
 	}
+	r.health = func(context.Context) error { return nil }
 	r.ok(r.m.Pardon())
-	r.refused(r.m.Run(t.Context()), "bad-hash")
-	r.offer("3.1", 4, 2)
 	r.install()
 	if r.slots.Running != "B" {
-		t.Error("a new release is not installed")
+		t.Error("a pardoned release is not installed")
+	}
+}
+
+// TestSpoiledLine holds that nobody on the line can keep a device from a release for good: bytes that come wrong make it wait,
+// longer every time, and never give the release up.
+func TestSpoiledLine(t *testing.T) {
+	r := newRig(t)
+	right := r.source.Image
+	r.source.Image = bytes.Clone(right)
+	r.source.Image[1] ^= 1
+	for i := range 8 {
+		r.refused(r.m.Run(t.Context()), "bad-hash")
+		q := r.job().Quarantine[0]
+		if wait := q.NotBefore.Sub(r.now); q.Never || q.Why != "bad-hash" || wait != min(time.Hour<<i, 7*24*time.Hour) {
+			t.Fatalf("after %d failures it waits %v: %+v", i+1, wait, q)
+		}
+		r.refused(r.m.Run(t.Context()), "quarantined")
+		r.now = q.NotBefore
+	}
+	r.source.Image = right
+	r.install()
+	if r.slots.Running != "B" {
+		t.Error("the release is not installed once its bytes are right")
 	}
 }
 

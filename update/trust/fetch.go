@@ -17,7 +17,7 @@ import (
 	"github.com/backstay/backstay/update"
 )
 
-// maxRedirects is how often one request may be sent on, always to the same host.
+// maxRedirects is how often one request may be sent on, always to a host that the configuration names.
 const maxRedirects = 3
 
 // NewTransport returns the transport for a [Config].HTTP: proxy from the
@@ -38,9 +38,9 @@ func NewTransport(conf *tls.Config) *http.Transport {
 	}
 }
 
-// restrict returns a client of our own over the transport of c.
-func restrict(c *http.Client) *http.Client {
-	out := &http.Client{CheckRedirect: sameHost}
+// restrict returns a client of our own over the transport of c. known are the origins it may be redirected to.
+func restrict(c *http.Client, known map[string]bool) *http.Client {
+	out := &http.Client{CheckRedirect: func(req *http.Request, via []*http.Request) error { return redirect(req, via, known) }}
 	if c != nil && c.Transport != nil {
 		out.Transport = c.Transport
 	} else {
@@ -49,23 +49,26 @@ func restrict(c *http.Client) *http.Client {
 	return out
 }
 
-// sameHost: a redirect to another host would hand the requests of this device,
-// and its client certificate, to whoever that host is.
-func sameHost(req *http.Request, via []*http.Request) error {
+// redirect: one to another host would hand the requests of this device, and its client certificate, to whoever that host is.
+// The hosts that the configuration names get both anyway. None leads from https to http.
+func redirect(req *http.Request, via []*http.Request, known map[string]bool) error {
 	if len(via) > maxRedirects {
 		return errors.New("too many redirects")
 	}
-	if first := via[0].URL; req.URL.Host != first.Host || req.URL.Scheme != first.Scheme {
+	first := via[0].URL
+	down := first.Scheme == "https" && req.URL.Scheme != "https"
+	same := req.URL.Host == first.Host && req.URL.Scheme == first.Scheme
+	if down || !same && !known[req.URL.Scheme+"://"+req.URL.Host] {
 		return refuse("cross-host-redirect", first.Host, nil, "it redirects to %s://%s", req.URL.Scheme, req.URL.Host)
 	}
 	return nil
 }
 
-// get starts one request from byte off on. It returns the response with a
+// get starts one request to a mirror from byte off on. It returns the response with a
 // header of status 200 or 206 and a body under the limits; errors are
 // [update.ErrRetry] or a refusal. 403 and 404 are errAbsent as well: object
 // stores answer 403 for what is not there.
-func (c *Client) get(ctx context.Context, url string, off int64) (*http.Response, error) {
+func (c *Client) get(ctx context.Context, m *mirror, url string, off int64) (*http.Response, error) {
 	rctx, cancel := context.WithCancelCause(ctx)
 	timer := time.AfterFunc(c.limits.Header, func() { cancel(errSlow) })
 	fail := func(err error) (*http.Response, error) {
@@ -82,7 +85,11 @@ func (c *Client) get(ctx context.Context, url string, off int64) (*http.Response
 	if off > 0 {
 		req.Header.Set("Range", "bytes="+strconv.FormatInt(off, 10)+"-")
 	}
-	resp, err := c.http.Do(req)
+	client, pace := m.http, (*pacer)(nil)
+	if client == nil {
+		client, pace = c.http, &c.pace
+	}
+	resp, err := client.Do(req)
 	if err != nil {
 		return fail(transportError(rctx, url, err))
 	}
@@ -100,7 +107,7 @@ func (c *Client) get(ctx context.Context, url string, off int64) (*http.Response
 		resp.Body.Close()
 		return fail(retry(err))
 	}
-	resp.Body = &pacedBody{ctx: rctx, body: resp.Body, cancel: cancel, timer: timer, limits: c.limits, url: url}
+	resp.Body = &pacedBody{ctx: rctx, body: resp.Body, cancel: cancel, timer: timer, limits: c.limits, url: url, pace: pace}
 	return resp, nil
 }
 
@@ -108,7 +115,7 @@ func (c *Client) get(ctx context.Context, url string, off int64) (*http.Response
 func (c *Client) metadata(ctx context.Context, name string, limit int64) ([]byte, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, c.limits.File, errSlow)
 	defer cancel()
-	resp, err := c.get(ctx, c.cfg.MetadataURL+"/"+name, 0)
+	resp, err := c.get(ctx, c.from, c.from.base+"/"+name, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -135,18 +142,23 @@ type pacedBody struct {
 	timer  *time.Timer // cancels ctx with errSlow
 	limits Limits
 	url    string
+	pace   *pacer // nil: none
 
 	waited time.Duration
 	got    int64
 }
 
 func (p *pacedBody) Read(b []byte) (int, error) {
+	b = p.pace.part(b)
 	p.timer.Reset(p.limits.Idle)
 	start := time.Now()
 	n, err := p.body.Read(b)
 	p.timer.Stop()
 	p.waited += time.Since(start)
 	p.got += int64(n)
+	if werr := p.pace.wait(p.ctx, n); werr != nil && err == nil {
+		err = werr
+	}
 	if err != nil && err != io.EOF {
 		return n, transportError(p.ctx, p.url, err)
 	}

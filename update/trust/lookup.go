@@ -69,7 +69,11 @@ func (t *Trusted) Target(ctx context.Context, path string) (TargetInfo, error) {
 	if err := t.s.checkPath(path); err != nil {
 		return TargetInfo{}, err
 	}
-	info, err := t.s.walk(ctx, path)
+	var info TargetInfo
+	err := t.c.asking(ctx, func() (err error) {
+		info, err = t.s.walk(ctx, path)
+		return err
+	})
 	if saveErr := t.s.save(); saveErr != nil {
 		return TargetInfo{}, errors.Join(saveErr, err)
 	}

@@ -38,6 +38,17 @@ type seen struct {
 func (c *Client) Refresh(ctx context.Context) (*Trusted, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.places.forgive()
+	var t *Trusted
+	err := c.asking(ctx, func() (err error) {
+		t, err = c.refresh(ctx)
+		return err
+	})
+	return t, err
+}
+
+// refresh is Refresh from one place.
+func (c *Client) refresh(ctx context.Context) (*Trusted, error) {
 	t, have, err := c.unchanged(ctx)
 	if t != nil || err != nil {
 		return t, err

@@ -24,7 +24,7 @@ import (
 //	malformed-metadata   not TUF metadata, or not in the form our repositories publish
 //	unknown-target       no role vouches for a target of that name
 //	not-genuine          vouched for by a role that has no say in the matter
-//	cross-host-redirect  the server sent us to another host
+//	cross-host-redirect  the server sent us to a host that the configuration does not name, or from https to http
 
 var (
 	errMalformed = errors.New("malformed")
@@ -45,6 +45,15 @@ func (c classed) Unwrap() []error { return []error{c.class, c.err} }
 
 func retry(err error) error { return classed{update.ErrRetry, err} }
 func setup(err error) error { return classed{update.ErrSetup, err} }
+
+// report emits an event with key and value in turn.
+func (c *Client) report(code string, kv ...string) {
+	var attrs []slog.Attr
+	for i := 0; i+1 < len(kv); i += 2 {
+		attrs = append(attrs, slog.String(kv[i], kv[i+1]))
+	}
+	c.cfg.Emit(code, attrs...)
+}
 
 func discard(string, ...slog.Attr) {}
 

@@ -16,6 +16,8 @@ import (
 	"strings"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
+
+	"github.com/backstay/backstay/update"
 )
 
 // Fetch returns the bytes of a small target, verified. max is the most the
@@ -24,12 +26,17 @@ func (c *Client) Fetch(ctx context.Context, t TargetInfo, max int64) ([]byte, er
 	if t.Length > max {
 		return nil, refuse("wrong-length", t.Path, nil, "it is %d bytes long, the limit is %d", t.Length, max)
 	}
-	r, err := c.Open(ctx, t, 0)
-	if err != nil {
-		return nil, err
+	for {
+		r, err := c.Open(ctx, t, 0)
+		if err != nil {
+			return nil, err
+		}
+		b, err := io.ReadAll(r)
+		r.Close()
+		if !errors.Is(err, update.ErrElsewhere) {
+			return b, err
+		}
 	}
-	defer r.Close()
-	return io.ReadAll(r)
 }
 
 // Open returns the bytes of a target from byte off on, without ever holding
@@ -39,7 +46,11 @@ func (c *Client) Fetch(ctx context.Context, t TargetInfo, max int64) ([]byte, er
 // in io.EOF only if length and digest are the signed ones, else in a refusal
 // with code wrong-length or bad-hash. Read from further on, only the length is
 // checked, and the caller must verify what it has put together. An error that
-// is [update.ErrRetry] means that the rest can be had by opening again there.
+// is [update.ErrRetry] means that the rest can be had by opening again there; a
+// refusal that is [update.ErrElsewhere] means that the mirror was to blame, and
+// that opening again at 0 asks another.
+//
+// With several mirrors the reader goes on with the next when one breaks off.
 func (c *Client) Open(ctx context.Context, t TargetInfo, off int64) (io.ReadCloser, error) {
 	if off < 0 || off > t.Length {
 		return nil, fmt.Errorf("open %s: offset %d is outside its %d bytes", t.Path, off, t.Length)
@@ -54,15 +65,46 @@ func (c *Client) Open(ctx context.Context, t TargetInfo, off int64) (io.ReadClos
 	if off > 0 && off == t.Length {
 		return io.NopCloser(bytes.NewReader(nil)), nil
 	}
-	resp, err := c.get(ctx, t.targetURL(c.cfg.TargetsURL), off)
-	if err != nil {
+	r := &targetReader{c: c, ctx: ctx, t: t, at: off, sums: sums}
+	if err := r.connect(nil); err != nil {
 		return nil, err
 	}
-	if err := t.placed(resp, off); err != nil {
-		resp.Body.Close()
-		return nil, err
+	return r, nil
+}
+
+// connect asks the places in turn for the rest of the target, except one.
+func (r *targetReader) connect(except *mirror) error {
+	var errs []error
+	for _, m := range r.c.places.order(true) {
+		if m == except {
+			continue
+		}
+		resp, err := r.c.get(r.ctx, m, r.t.targetURL(m.base), r.at)
+		if err == nil {
+			if err = r.t.placed(resp, r.at); err == nil {
+				r.body, r.known = resp.Body, resp.ContentLength >= 0
+				r.mixed = r.mixed || r.from != nil && r.from != m
+				r.from = m
+				r.c.places.delivered(m)
+				return nil
+			}
+			resp.Body.Close()
+		}
+		if r.ctx.Err() != nil || !blame(err) {
+			return err
+		}
+		if errors.Is(err, update.ErrRefused) {
+			r.c.condemn(m, true, err)
+		}
+		errs = append(errs, err)
+		if !r.c.places.mixing() && r.at > 0 {
+			break
+		}
 	}
-	return &targetReader{body: resp.Body, left: t.Length - off, path: t.Path, sums: sums, known: resp.ContentLength >= 0}, nil
+	if len(errs) == 0 {
+		return retry(fmt.Errorf("fetch %s: no other mirror", r.t.Path))
+	}
+	return together(errs)
 }
 
 // placed makes sure that the body starts at off and can end where it should.
@@ -130,37 +172,64 @@ func (t TargetInfo) sums() ([]sum, error) {
 	return out, nil
 }
 
+// maxSwitches is how often one reader may go on with another mirror.
+const maxSwitches = 2 * maxMirrors
+
 // targetReader ends exactly at the signed length.
 type targetReader struct {
+	c     *Client
+	ctx   context.Context // of the Open: the reader asks again with it
+	t     TargetInfo
 	body  io.ReadCloser
-	left  int64
-	path  string
+	at    int64 // offset of the next byte
 	sums  []sum // nil if the digest cannot be checked
 	known bool  // the server said how long the body is, and it fits
 	end   error // what every read after the last byte returns
+
+	from     *mirror
+	mixed    bool // more than one mirror has delivered
+	switches int
 }
 
 func (r *targetReader) Read(b []byte) (int, error) {
 	if r.end != nil {
 		return 0, r.end
 	}
-	if r.left == 0 {
+	if r.at == r.t.Length {
 		r.end = r.finish()
 		return 0, r.end
 	}
-	if int64(len(b)) > r.left {
-		b = b[:r.left]
+	if left := r.t.Length - r.at; int64(len(b)) > left {
+		b = b[:left]
 	}
 	n, err := r.body.Read(b)
-	r.left -= int64(n)
+	r.at += int64(n)
 	for _, s := range r.sums {
 		s.Write(b[:n])
 	}
-	if err != nil && r.left > 0 {
-		r.end = ended(r.path, err)
+	if err != nil && r.at < r.t.Length {
+		r.end = r.goOn(ended(r.t.Path, err))
 		return n, r.end
 	}
 	return n, nil
+}
+
+// goOn continues with another mirror after a body broke off with err, which is
+// returned if that cannot be.
+func (r *targetReader) goOn(err error) error {
+	if r.ctx.Err() != nil || !errors.Is(err, update.ErrRetry) {
+		return err
+	}
+	r.c.places.brokeOff(r.from)
+	if r.switches >= maxSwitches || !r.c.places.mixing() {
+		return err
+	}
+	r.switches++
+	r.body.Close()
+	if next := r.connect(r.from); next != nil {
+		return err
+	}
+	return nil
 }
 
 // finish says io.EOF if what was read is what was signed.
@@ -168,15 +237,31 @@ func (r *targetReader) finish() error {
 	if !r.known {
 		var extra [1]byte
 		if n, _ := r.body.Read(extra[:]); n > 0 {
-			return refuse("wrong-length", r.path, nil, "the server sends more bytes than are signed")
+			return r.wrong("wrong-length", "the server sends more bytes than are signed")
 		}
 	}
 	for _, s := range r.sums {
 		if got := s.Sum(nil); !bytes.Equal(got, s.want) {
-			return refuse("bad-hash", r.path, nil, "its %s is %x, signed is %s", s.name, got, metadata.HexBytes(s.want))
+			return r.wrong("bad-hash", "its %s is %x, signed is %s", s.name, got, metadata.HexBytes(s.want))
 		}
 	}
 	return io.EOF
+}
+
+// wrong refuses the bytes. If they are all of one mirror, that mirror is done
+// for; if not, nobody knows whose they were, and the next time there is no mixing.
+func (r *targetReader) wrong(code, format string, args ...any) error {
+	err := refuse(code, r.t.Path, nil, format, args...)
+	again := false
+	if r.mixed {
+		again = r.c.places.unmix()
+	} else {
+		again = r.c.condemn(r.from, true, err)
+	}
+	if again {
+		return refuse(code, r.t.Path, update.ErrElsewhere, format, args...)
+	}
+	return err
 }
 
 func (r *targetReader) Close() error { return r.body.Close() }

@@ -60,6 +60,10 @@ type Config struct {
 	// https. Neither the servers nor the network between are trusted.
 	MetadataURL, TargetsURL string
 
+	// Mirrors are more places that serve the same, asked in order when the first
+	// does not deliver, or delivers what is not signed.
+	Mirrors []Mirror
+
 	// HTTP makes the connections (client certificate, proxy, roots). Its redirect
 	// policy, cookie jar and overall timeout are replaced by this package's. Nil
 	// means a client over [NewTransport](nil).
@@ -108,6 +112,11 @@ type Limits struct {
 	// in writing to flash, does not count.
 	MinRate int64
 	Window  time.Duration
+
+	// Bandwidth is the most bytes per second that are taken from servers, in the
+	// long run and over a tenth of a second; 0: no limit. What the kernel buffers
+	// comes on top once.
+	Bandwidth int64
 }
 
 func (l Limits) withDefaults() Limits {
@@ -149,7 +158,11 @@ type Client struct {
 	http    *http.Client
 	factory *metadata.Metadata[metadata.RootType] // verified, as delegator, see keys.go
 
+	places *places
+	pace   pacer
+
 	mu   sync.Mutex // one refresh or lookup at a time
+	from *mirror    // where metadata is fetched
 	seen *seen      // the last good refresh, nil if none in this process
 }
 
@@ -159,12 +172,9 @@ func New(cfg Config) (*Client, error) {
 	if cfg.Store == nil {
 		return nil, setup(errors.New("open trust: no store"))
 	}
-	for _, u := range []*string{&cfg.MetadataURL, &cfg.TargetsURL} {
-		clean, err := baseURL(*u)
-		if err != nil {
-			return nil, setup(err)
-		}
-		*u = clean
+	places, err := newPlaces(cfg)
+	if err != nil {
+		return nil, setup(err)
 	}
 	factory, err := factoryRoot(cfg.FactoryRoot)
 	if err != nil {
@@ -176,7 +186,9 @@ func New(cfg Config) (*Client, error) {
 	if cfg.Emit == nil {
 		cfg.Emit = discard
 	}
-	return &Client{cfg: cfg, limits: cfg.Limits.withDefaults(), http: restrict(cfg.HTTP), factory: factory}, nil
+	limits := cfg.Limits.withDefaults()
+	return &Client{cfg: cfg, limits: limits, http: restrict(cfg.HTTP, places.origins()), factory: factory, places: places,
+		pace: pacer{rate: limits.Bandwidth}}, nil
 }
 
 // baseURL returns u without a trailing slash.
