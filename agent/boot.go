@@ -3,15 +3,72 @@
 package agent
 
 import (
+	"errors"
+	"fmt"
+
 	"github.com/backstay/backstay/agent/config"
 	"github.com/backstay/backstay/update"
 	"github.com/backstay/backstay/update/boot"
 )
 
+// openBoot opens the boot loader, and reads its state once: what cannot be read now could not be written later, when half an
+// update is done.
 func openBoot(cfg *config.Config, names [2]update.SlotID) (update.Bootloader, error) {
+	b, err := newBoot(cfg, names)
+	if err != nil {
+		return nil, blame(cfg, err)
+	}
+	if _, err := b.State(); errors.Is(err, update.ErrSetup) {
+		return nil, blame(cfg, err)
+	}
+	return b, nil
+}
+
+// blame names the line of the configuration that chose this boot loader.
+func blame(cfg *config.Config, err error) error {
+	if n := cfg.Line("boot"); n > 0 {
+		return fmt.Errorf("configuration line %d: boot: %w", n, err)
+	}
+	return fmt.Errorf("boot: %w", err)
+}
+
+func newBoot(cfg *config.Config, names [2]update.SlotID) (update.Bootloader, error) {
+	switch cfg.Boot.Kind {
+	case "grub":
+		return boot.OpenGRUB(boot.GRUBOptions{Path: bootPath(cfg.Boot), Convention: cfg.Boot.Convention, Slots: names[:],
+			Names: bootnames(cfg, names), Attempts: cfg.Update.Attempts})
+	}
+	return newUBoot(cfg, names)
+}
+
+func newUBoot(cfg *config.Config, names [2]update.SlotID) (update.Bootloader, error) {
 	env, err := boot.ReadConfig(cfg.Boot.FWEnvConfig)
 	if err != nil {
 		return nil, err
 	}
 	return boot.Open(boot.Options{Env: env, Convention: cfg.Boot.Convention, Slots: names[:], Attempts: cfg.Update.Attempts})
+}
+
+// bootnames is what the boot loader calls the slots.
+func bootnames(cfg *config.Config, names [2]update.SlotID) []string {
+	list := make([]string, len(names))
+	for i, id := range names {
+		if list[i] = cfg.Slots[string(id)].Bootname; list[i] == "" {
+			list[i] = string(id)
+		}
+	}
+	return list
+}
+
+// bootPath is where a boot loader keeps its choice, unless the configuration says otherwise.
+func bootPath(b config.Boot) string {
+	switch {
+	case b.Path != "":
+		return b.Path
+	case b.Kind == "grub" && b.Convention == boot.Mender:
+		return "/boot/efi/grub-mender-grubenv"
+	case b.Kind == "grub":
+		return "/boot/grub/grubenv"
+	}
+	return ""
 }

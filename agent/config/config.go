@@ -39,7 +39,8 @@ type Config struct {
 	Audit    Audit           `json:"audit" doc:"the audit log and where it is sent"`
 	Control  Control         `json:"control" doc:"the local command socket"`
 
-	set map[string]bool // keys the file gave, by path
+	set   map[string]bool // keys the file gave, by path
+	lines map[string]int  // the lines they are on
 }
 
 // Product says what this device is. A release for another product or another revision is refused.
@@ -81,8 +82,9 @@ type Health struct {
 
 // Slot is one place an image can be written to.
 type Slot struct {
-	Kind string `json:"kind" one:"file|block" doc:"file: a regular file of fixed size; block: a block device or partition"`
-	Path string `json:"path" path:"slot" doc:"file or block device that holds the image" trust:"root only: what is written here is booted, unless the boot loader verifies it"`
+	Kind     string `json:"kind" one:"file|block" doc:"file: a regular file of fixed size; block: a block device or partition"`
+	Path     string `json:"path" path:"slot" doc:"file or block device that holds the image" trust:"root only: what is written here is booted, unless the boot loader verifies it"`
+	Bootname string `json:"bootname" doc:"what the boot loader calls the slot; empty: its name here. grub: the name in ORDER, with convention mender the number of its partition"`
 }
 
 // Booted says how the agent learns which slot runs.
@@ -93,9 +95,10 @@ type Booted struct {
 
 // Boot is the boot loader that chooses the slot.
 type Boot struct {
-	Kind        string `json:"kind" default:"uboot" one:"uboot" doc:"uboot: the U-Boot environment"`
+	Kind        string `json:"kind" default:"uboot" one:"uboot|grub" doc:"uboot: the U-Boot environment; grub: GRUB's environment block"`
+	Path        string `json:"path" path:"any" doc:"where the boot loader keeps its choice; empty: the usual place. grub: the environment block, /boot/grub/grubenv, or with convention mender the directory of the two copies" trust:"root only: who can write it chooses what is booted, among what the boot loader accepts"`
 	FWEnvConfig string `json:"fw_env_config" default:"/etc/fw_env.config" path:"file,trusted" doc:"uboot: where the environment lies, in the format of fw_printenv" trust:"root only: it names the device the agent writes the boot choice to"`
-	Convention  string `json:"convention" default:"rauc" one:"rauc|bootcount" doc:"uboot: the variables the boot script reads; rauc: BOOT_ORDER and BOOT_x_LEFT; bootcount: upgrade_available, bootcount and bootlimit"`
+	Convention  string `json:"convention" default:"rauc" one:"rauc|bootcount|mender" doc:"uboot and grub: the variables the boot script reads; rauc: BOOT_ORDER and BOOT_x_LEFT; bootcount: upgrade_available, bootcount and bootlimit; mender: Mender's two environments for GRUB"`
 }
 
 // Floor is where the rollback floor is kept.

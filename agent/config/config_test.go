@@ -100,6 +100,30 @@ func TestEffectiveNamesOrigin(t *testing.T) {
 	}
 }
 
+// needed ends a configuration with what a device that is updated has.
+const needed = `, "product": {"name": "p", "compatible": "c"}, "server": {"ca_file": "/c"},
+	"update": {"root_file": "/r", "metadata_url": "https://m/", "targets_url": "https://t/"}}`
+
+// TestLines: a problem of a file names the line of the key, or of the section the key is missing from.
+func TestLines(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "config.json")
+	text := "{\n \"state_dir\": \"/s\",\n \"boot\": {\n  \"path\":\n   \"/p\"\n },\n \"slots\": {\"A\": {\"kind\": \"file\",\n  \"path\": \"a\"},\n  \"B\": {\"kind\": \"file\"}}" + needed
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := config.Load(path)
+	got := map[string]int{}
+	for _, p := range config.Problems(err) {
+		got[p.Key] = p.Line
+	}
+	if want := map[string]int{"boot.path": 4, "slots.A.path": 8, "slots.B.path": 9}; !reflect.DeepEqual(got, want) {
+		t.Errorf("lines %v, want %v\n%v", got, want, err)
+	}
+	if !strings.Contains(err.Error(), "line 4: boot.path: given") {
+		t.Error(err)
+	}
+}
+
 // TestRefusals: what is wrong, and the exact words for it.
 func TestRefusals(t *testing.T) {
 	deep := strings.Repeat(`{"a":`, 9) + "1" + strings.Repeat("}", 9)
@@ -133,7 +157,11 @@ func TestRefusals(t *testing.T) {
 		{`{"state_dir": "a/b"}`, `state_dir: "a/b" is not an absolute path`},
 		{`{"state_dir": "/a/../b"}`, `state_dir: "/a/../b" is not in its shortest form, which is "/b"`},
 		{`{"state_dir": "/a\u0000b"}`, "state_dir: holds a control character"},
-		{`{"boot": {"kind": "grub"}}`, `boot.kind: "grub" is not one of uboot`},
+		{`{"slots": {"A": {"kind": "file", "path": "/a", "bootname": "2"}, "B": {"kind": "file", "path": "/b", "bootname": "2"}}, "boot": {"kind": "grub", "convention": "bootcount", "fw_env_config": "/x"}` + needed,
+			"boot.convention: \"bootcount\" is not one of rauc, mender\nboot.fw_env_config: given, but a boot loader of kind \"grub\" does not use it\nslots.B.bootname: \"2\" is the name of slot A too"},
+		{`{"slots": {"A": {"kind": "file", "path": "/a", "bootname": "x"}, "B": {"kind": "file", "path": "/b"}}, "boot": {"path": "/p"}` + needed,
+			"boot.path: given, but a boot loader of kind \"uboot\" does not use it\nslots.A.bootname: given, but a boot loader of kind \"uboot\" does not use it"},
+		{`{"boot": {"kind": "lilo"}}`, `boot.kind: "lilo" is not one of uboot, grub`},
 		{`{"reboot": {"method": "command"}}`, `reboot.command: missing; reboot.method is "command"`},
 		{`{"reboot": {"command": ["/sbin/reboot"]}}`, `reboot.command: given, but reboot.method is "kernel"`},
 		{`{"reboot": {"method": "command", "command": ["reboot"]}}`, `reboot.command[0]: "reboot" is not an absolute path`},

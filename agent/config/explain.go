@@ -80,7 +80,7 @@ func Explain(key string) ([]Field, error) {
 	} else if near := elsewhere(want); near != "" {
 		problem += "; there is " + near
 	}
-	return nil, &FieldError{key, problem}
+	return nil, &FieldError{Key: key, Problem: problem}
 }
 
 // general turns a key of a file into the key of the documentation.

@@ -25,10 +25,19 @@ const (
 	maxErrors = 20       // reported at once
 )
 
-// FieldError is what is wrong with one key. Key is the full path: update.poll, slots.A.path, update.health[0].kind.
-type FieldError struct{ Key, Problem string }
+// FieldError is what is wrong with one key. Key is the full path: update.poll, slots.A.path, update.health[0].kind. Line is the
+// line of the file that gives it, or the section it is missing from; 0 when there is no file.
+type FieldError struct {
+	Key, Problem string
+	Line         int
+}
 
-func (e *FieldError) Error() string { return e.Key + ": " + e.Problem }
+func (e *FieldError) Error() string {
+	if e.Line > 0 {
+		return fmt.Sprintf("line %d: %s: %s", e.Line, e.Key, e.Problem)
+	}
+	return e.Key + ": " + e.Problem
+}
 
 // Problems returns the field errors inside err, in order.
 func Problems(err error) []*FieldError {
@@ -66,9 +75,18 @@ func Load(path string) (*Config, error) {
 		return nil, fmt.Errorf("read configuration: %w", err)
 	}
 	c, err := Parse(b)
+	problems := Problems(err)
+	if err != nil && len(problems) == 0 {
+		return nil, fmt.Errorf("read configuration %s: %w", path, err)
+	}
+	lines := fileLines(b)
+	for _, p := range problems {
+		p.Line = lineOf(lines, p.Key)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read configuration %s: %w", path, err)
 	}
+	c.lines = lines
 	return c, nil
 }
 
@@ -171,7 +189,7 @@ func (w *walker) fail(path, format string, args ...any) {
 		path = "configuration"
 	}
 	if len(w.errs) < maxErrors {
-		w.errs = append(w.errs, &FieldError{path, fmt.Sprintf(format, args...)})
+		w.errs = append(w.errs, &FieldError{Key: path, Problem: fmt.Sprintf(format, args...)})
 	}
 }
 

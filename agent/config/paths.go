@@ -22,7 +22,7 @@ func (c *Config) CheckPaths() []*FieldError {
 	var out []*FieldError
 	check := func(key, path, spec string) {
 		if problem := checkPath(path, spec); problem != "" {
-			out = append(out, &FieldError{key, path + ": " + problem})
+			out = append(out, &FieldError{Key: key, Problem: path + ": " + problem, Line: c.Line(key)})
 		}
 	}
 	for _, s := range c.Effective() {

@@ -21,7 +21,7 @@ import (
 type validator struct{ errs []error }
 
 func (v *validator) fail(key, format string, args ...any) {
-	v.errs = append(v.errs, &FieldError{key, fmt.Sprintf(format, args...)})
+	v.errs = append(v.errs, &FieldError{Key: key, Problem: fmt.Sprintf(format, args...)})
 }
 
 // need fails when a value that something else calls for is missing.
@@ -189,7 +189,7 @@ func (v *validator) update(c *Config) {
 	v.need("product.compatible", c.Product.Compatible, because)
 	v.need("booted.cmdline", c.Booted.Cmdline, because)
 	v.need("booted.key", c.Booted.Key, because)
-	v.need("boot.fw_env_config", c.Boot.FWEnvConfig, because)
+	v.boot(c)
 	if len(c.Slots) != 2 {
 		v.fail("slots", "there are %d; an update needs exactly two, one to run and one to write", len(c.Slots))
 	}

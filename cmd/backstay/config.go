@@ -66,6 +66,7 @@ func (d *device) configCheck() *cli.Command {
 type keyProblem struct {
 	Key     string `json:"key"`
 	Problem string `json:"problem"`
+	Line    int    `json:"line,omitempty"`
 }
 
 type configCheckResult struct {

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/backstay/backstay/agent/config"
+	"github.com/backstay/backstay/update"
+)
+
+// bootConfig is a configuration file with a boot section on line 3.
+func bootConfig(t *testing.T, boot string, names ...string) *config.Config {
+	t.Helper()
+	if len(names) == 0 {
+		names = []string{"", ""}
+	}
+	path := filepath.Join(t.TempDir(), "config.json")
+	text := fmt.Sprintf(`{"product": {"name": "p", "compatible": "c"}, "server": {"ca_file": "/c"},
+	"update": {"root_file": "/r", "metadata_url": "https://m/", "targets_url": "https://t/"},
+	"boot": %s,
+	"slots": {"A": {"kind": "file", "path": "/a", "bootname": %q}, "B": {"kind": "file", "path": "/b", "bootname": %q}}}`, boot, names[0], names[1])
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := config.Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cfg
+}
+
+// TestBootRefusedAtStart holds that a boot loader that is not what the configuration says is refused when the agent starts,
+// with the line that says so, and that nothing is written.
+func TestBootRefusedAtStart(t *testing.T) {
+	dir := t.TempDir()
+	garbage := filepath.Join(dir, "garbage")
+	if err := os.WriteFile(garbage, []byte("no boot loader's"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, boot := range map[string]string{
+		"grub, missing":    fmt.Sprintf(`{"kind": "grub", "path": %q}`, filepath.Join(dir, "none")),
+		"grub, garbage":    fmt.Sprintf(`{"kind": "grub", "path": %q}`, garbage),
+		"mender, no files": fmt.Sprintf(`{"kind": "grub", "convention": "mender", "path": %q}`, dir),
+		"uboot, missing":   fmt.Sprintf(`{"kind": "uboot", "fw_env_config": %q}`, filepath.Join(dir, "none")),
+		"uboot, garbage":   fmt.Sprintf(`{"kind": "uboot", "fw_env_config": %q}`, garbage),
+	} {
+		_, err := openBoot(bootConfig(t, boot), [2]update.SlotID{"A", "B"})
+		if !errors.Is(err, update.ErrSetup) || !strings.Contains(err.Error(), "configuration line 3: boot: ") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	list, err := os.ReadDir(dir)
+	if err != nil || len(list) != 1 {
+		t.Errorf("files were made: %v, %v", list, err)
+	}
+}
+
+// TestBootKinds opens each kind from a configuration.
+func TestBootKinds(t *testing.T) {
+	dir := t.TempDir()
+	put := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	grubenv := put("grubenv", "# GRUB Environment Block\nORDER=one two\none_OK=1\none_TRY=0\ntwo_OK=0\ntwo_TRY=0\n#########################")
+	for _, tt := range []struct {
+		name, boot string
+		names      []string
+		changed    string
+		want       string
+	}{
+		{"grub", fmt.Sprintf(`{"kind": "grub", "path": %q}`, grubenv), []string{"one", "two"}, grubenv, "ORDER=two one"},
+	} {
+		b, err := openBoot(bootConfig(t, tt.boot, tt.names...), [2]update.SlotID{"A", "B"})
+		if err != nil {
+			t.Errorf("%s: %v", tt.name, err)
+			continue
+		}
+		if s, err := b.State(); err != nil || s.Primary != "A" {
+			t.Errorf("%s: %+v, %v", tt.name, s, err)
+		}
+		if err := b.Try("B", 1); err != nil {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+		if text, err := os.ReadFile(tt.changed); err != nil || !strings.Contains(string(text), tt.want) {
+			t.Errorf("%s: %q, %v", tt.name, text, err)
+		}
+	}
+}

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"reflect"
+	"strings"
+)
+
+// bootUses says which keys of the section a boot loader's kind uses besides kind itself, and which conventions it knows.
+func bootUses(kind string) (keys []string, conventions []string) {
+	switch kind {
+	case "uboot":
+		return []string{"fw_env_config"}, []string{"rauc", "bootcount"}
+	case "grub":
+		return []string{"path"}, []string{"rauc", "mender"}
+	}
+	return []string{"path"}, nil
+}
+
+// boot checks that the boot loader's section has what its kind needs and nothing its kind ignores: who gives a key that is not
+// used has something else in mind than what the agent would do.
+func (v *validator) boot(c *Config) {
+	keys, conventions := bootUses(c.Boot.Kind)
+	if len(conventions) > 0 {
+		v.oneOf("boot.convention", c.Boot.Convention, conventions)
+		keys = append(keys, "convention")
+	}
+	if has(keys, "fw_env_config") {
+		v.need("boot.fw_env_config", c.Boot.FWEnvConfig, "a device that is updated needs it")
+	}
+	given := reflect.ValueOf(c.Boot)
+	for i := range given.NumField() {
+		tag := given.Type().Field(i).Tag
+		name, value := tag.Get("json"), given.Field(i)
+		idle := value.IsZero() || string(render(value)) == tag.Get("default") || value.Kind() == reflect.String && value.String() == tag.Get("default")
+		if name != "kind" && !has(keys, name) && !idle {
+			v.fail("boot."+name, "given, but a boot loader of kind %q does not use it", c.Boot.Kind)
+		}
+	}
+	seen := map[string]string{}
+	for _, k := range sortedKeys(reflect.ValueOf(c.Slots)) {
+		name := k.String()
+		key, boot := "slots."+name+".bootname", c.Slots[name].Bootname
+		if boot == "" {
+			continue
+		}
+		if c.Boot.Kind == "uboot" {
+			v.fail(key, "given, but a boot loader of kind %q does not use it", c.Boot.Kind)
+		}
+		if len(boot) > 64 || strings.ContainsFunc(boot, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+			v.fail(key, "%q is not a boot loader's name of a slot: at most 64 bytes on one line", boot)
+		}
+		if other, ok := seen[boot]; ok {
+			v.fail(key, "%q is the name of slot %s too", boot, other)
+		}
+		seen[boot] = name
+	}
+}
