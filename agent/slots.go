@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
@@ -11,6 +12,8 @@ import (
 	"github.com/backstay/backstay/update/slot"
 )
 
+// openSlots opens the slots that are configured, and looks at each: what is no flash now, or has the wrong name, would be found
+// out when half an update is done.
 func openSlots(cfg *config.Config) (names [2]update.SlotID, set *slot.Set, err error) {
 	if len(cfg.Slots) != 2 {
 		return names, nil, fmt.Errorf("slots: %w: %d configured, an update needs two", update.ErrSetup, len(cfg.Slots))
@@ -23,5 +26,12 @@ func openSlots(cfg *config.Config) (names [2]update.SlotID, set *slot.Set, err e
 	}
 	slices.Sort(ids)
 	set, err = slot.Open(c)
+	if wrong, ok := errors.AsType[*slot.ConfigError](err); ok {
+		key := "slots." + string(wrong.ID) + "." + wrong.Key
+		err = fmt.Errorf("configuration line %d: %s: %w", cfg.Line(key), key, wrong.Err)
+		if !errors.Is(err, update.ErrSetup) {
+			err = fmt.Errorf("%w: %w", update.ErrSetup, err)
+		}
+	}
 	return [2]update.SlotID{ids[0], ids[1]}, set, err
 }

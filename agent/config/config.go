@@ -82,8 +82,8 @@ type Health struct {
 
 // Slot is one place an image can be written to.
 type Slot struct {
-	Kind     string `json:"kind" one:"file|block" doc:"file: a regular file of fixed size; block: a block device or partition"`
-	Path     string `json:"path" path:"slot" doc:"file or block device that holds the image" trust:"root only: what is written here is booted, unless the boot loader verifies it"`
+	Kind     string `json:"kind" one:"file|block|emmc-boot|mtd|ubi" doc:"file: a regular file of fixed size; block: a block device or partition; emmc-boot: a boot partition of an eMMC, writable only while it is written; mtd: raw NOR or NAND flash, over its bad blocks; ubi: a UBI volume"`
+	Path     string `json:"path" path:"slot" doc:"file or device that holds the image; raw flash may be named mtd:NAME and a UBI volume ubi0:NAME, because their numbers can change" trust:"root only: what is written here is booted, unless the boot loader verifies it"`
 	Bootname string `json:"bootname" doc:"what the boot loader calls the slot; empty: its name here. grub: the name in ORDER, with convention mender the number of its partition"`
 }
 

@@ -161,6 +161,9 @@ func TestRefusals(t *testing.T) {
 			"boot.convention: \"bootcount\" is not one of rauc, mender\nboot.fw_env_config: given, but a boot loader of kind \"grub\" does not use it\nslots.B.bootname: \"2\" is the name of slot A too"},
 		{`{"slots": {"A": {"kind": "file", "path": "/a", "bootname": "x"}, "B": {"kind": "file", "path": "/b"}}, "boot": {"path": "/p"}` + needed,
 			"boot.path: given, but a boot loader of kind \"uboot\" does not use it\nslots.A.bootname: given, but a boot loader of kind \"uboot\" does not use it"},
+		{`{"slots": {"A": {"kind": "mtd", "path": "mtd:rootfs_a"}, "B": {"kind": "block", "path": "ubi0:rootfs_b"}}` + needed,
+			"slots.B.path: \"ubi0:rootfs_b\" names a slot of kind \"ubi\", not \"block\""},
+		{`{"slots": {"A": {"kind": "ubi", "path": "/dev/ubi0:rootfs_a"}, "B": {"kind": "ubi", "path": "ubi0:"}}` + needed, "slots.B.path: \"ubi0:\" is not an absolute path"},
 		{`{"boot": {"kind": "lilo"}}`, `boot.kind: "lilo" is not one of uboot, grub`},
 		{`{"reboot": {"method": "command"}}`, `reboot.command: missing; reboot.method is "command"`},
 		{`{"reboot": {"command": ["/sbin/reboot"]}}`, `reboot.command: given, but reboot.method is "kernel"`},
@@ -426,7 +429,11 @@ func TestCheckPaths(t *testing.T) {
 		{"boot", "fw_env_config", dir + "/none", "boot.fw_env_config", "no such file"},
 		{"reboot", "command", []string{good}, "reboot.command[0]", "is not an executable file"},
 		{"update", "health", []any{map[string]any{"name": "h", "kind": "exec", "argv": []string{good}}}, "update.health[0].argv[0]", "is not an executable file"},
-		{"slots", "A", map[string]any{"kind": "block", "path": "/dev/null"}, "slots.A.path", "is neither a file nor a block device"},
+		{"slots", "A", map[string]any{"kind": "block", "path": "/dev/null"}, "slots.A.path", "is not a block device"},
+		{"slots", "A", map[string]any{"kind": "emmc-boot", "path": good}, "slots.A.path", "is not a block device"},
+		{"slots", "A", map[string]any{"kind": "file", "path": "/dev/null"}, "slots.A.path", "is not a regular file"},
+		{"slots", "A", map[string]any{"kind": "mtd", "path": good}, "slots.A.path", "is not a character device"},
+		{"slots", "A", map[string]any{"kind": "ubi", "path": good}, "slots.A.path", "is not a character device"},
 		{"baseline", "root", good, "baseline.root", "is not a directory"},
 	} {
 		in := map[string]any{}

@@ -28,8 +28,12 @@ func (c *Config) CheckPaths() []*FieldError {
 	for _, s := range c.Effective() {
 		spec := pathSpec(s.Key)
 		text, isText := leafText(s.Value)
+		if spec == "slot" {
+			name, _, _ := strings.Cut(strings.TrimPrefix(s.Key, "slots."), ".")
+			spec += "-" + c.Slots[name].Kind
+		}
 		switch {
-		case spec == "" || !c.used(s.Key):
+		case spec == "" || !c.used(s.Key) || strings.HasPrefix(spec, "slot-") && flashName(text) != "":
 		case isText && text != "":
 			check(s.Key, text, spec)
 		case spec == "exec" && len(c.Reboot.Command) > 0:
@@ -133,8 +137,12 @@ func wrongKind(mode fs.FileMode, kind string) string {
 		return "is a directory"
 	case kind == "exec" && (!mode.IsRegular() || mode.Perm()&0o111 == 0):
 		return "is not an executable file"
-	case kind == "slot" && !mode.IsRegular() && (mode&fs.ModeDevice == 0 || mode&fs.ModeCharDevice != 0):
-		return "is neither a file nor a block device"
+	case kind == "slot-file" && !mode.IsRegular():
+		return "is not a regular file"
+	case (kind == "slot-block" || kind == "slot-emmc-boot") && mode.Type() != fs.ModeDevice:
+		return "is not a block device"
+	case (kind == "slot-mtd" || kind == "slot-ubi") && mode.Type() != fs.ModeDevice|fs.ModeCharDevice:
+		return "is not a character device"
 	}
 	return ""
 }

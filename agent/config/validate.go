@@ -102,7 +102,7 @@ func (v *validator) leaf(at reflect.Value, tag reflect.StructTag, key string) {
 		if one := tag.Get("one"); one != "" {
 			v.oneOf(key, s, strings.Split(one, "|"))
 		}
-		if tag.Get("path") != "" && s != "" {
+		if spec := tag.Get("path"); spec != "" && s != "" && (spec != "slot" || flashName(s) == "") {
 			v.absolute(key, s)
 		}
 	}
@@ -201,6 +201,9 @@ func (v *validator) update(c *Config) {
 			v.fail(key, "a slot's name is at most 16 letters and digits")
 		}
 		v.need(key+".path", s.Path, "it says where the image is written")
+		if kind := flashName(s.Path); kind != "" && s.Kind != kind {
+			v.fail(key+".path", "%q names a slot of kind %q, not %q", s.Path, kind, s.Kind)
+		}
 		if other, ok := seen[s.Path]; ok && s.Path != "" {
 			v.fail("slots", "%s and %s are the same place %s", other, name, s.Path)
 		}
@@ -208,6 +211,24 @@ func (v *validator) update(c *Config) {
 	}
 	v.name("product.name", c.Product.Name)
 	v.name("product.compatible", c.Product.Compatible)
+}
+
+// flashName returns the kind of slot that a name such as mtd:rootfs_b, ubi0:rootfs_b or /dev/ubi0:rootfs_b stands for, and ""
+// for a path.
+func flashName(s string) string {
+	device, name, ok := strings.Cut(strings.TrimPrefix(s, "/dev/"), ":")
+	if !ok || name == "" {
+		return ""
+	}
+	number, isUBI := strings.CutPrefix(device, "ubi")
+	_, err := strconv.ParseUint(number, 10, 16)
+	switch {
+	case s == "mtd:"+name:
+		return "mtd"
+	case isUBI && err == nil:
+		return "ubi"
+	}
+	return ""
 }
 
 // name checks a value that becomes part of a path or a topic.

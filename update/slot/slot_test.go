@@ -210,14 +210,14 @@ func TestOpenRefuses(t *testing.T) {
 	for name, d := range map[string]slot.Device{
 		"file as device": {Kind: slot.Block, Path: c.Slots["B"].Path}, "character device": {Kind: slot.Block, Path: "/dev/null"},
 		"directory": {Kind: slot.File, Path: filepath.Dir(good.Path)}, "device as file": {Kind: slot.File, Path: "/dev/null"},
+		"not flash": {Kind: slot.MTD, Path: "/dev/null"}, "file as flash": {Kind: slot.MTD, Path: c.Slots["B"].Path}, "no such flash": {Kind: slot.MTD, Path: "mtd:none"},
+		"not a volume": {Kind: slot.UBI, Path: "/dev/null"}, "file as a volume": {Kind: slot.UBI, Path: c.Slots["B"].Path},
+		"no such volume": {Kind: slot.UBI, Path: "ubi0:none"}, "no boot partition": {Kind: slot.EMMCBoot, Path: c.Slots["B"].Path},
 	} {
-		s, err := slot.Open(slot.Config{Cmdline: c.Cmdline, Slots: map[update.SlotID]slot.Device{"A": good, "B": d}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if w, err := s.Writer("B", 1); err == nil {
-			w.Close()
-			t.Errorf("%s: was opened for writing", name)
+		var wrong *slot.ConfigError
+		if _, err := slot.Open(slot.Config{Cmdline: c.Cmdline, Slots: map[update.SlotID]slot.Device{"A": good, "B": d}}); !errors.As(err, &wrong) ||
+			!errors.Is(err, update.ErrSetup) || wrong.ID != "B" || wrong.Key != "path" {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

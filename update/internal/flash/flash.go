@@ -76,6 +76,8 @@ type Volume interface {
 	Update(n int64) (io.WriteCloser, error)
 	// Change replaces one logical erase block of a dynamic volume, as a whole or not at all.
 	Change(leb int, p []byte) error
+	// Erase takes the flash from one logical erase block of a dynamic volume, which then reads as 0xff. It is durable.
+	Erase(leb int) error
 }
 
 // ErrUBI says that a volume is not there, or not in a state to be used.

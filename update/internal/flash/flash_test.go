@@ -173,6 +173,9 @@ func TestVolumeModel(t *testing.T) {
 	if err := v.Change(1, []byte("atomic")); err != nil || !bytes.Equal(v.Data[1024:1031], []byte("atomic\xff")) {
 		t.Errorf("%q, %v", v.Data[1024:1031], err)
 	}
+	if err := v.Erase(1); err != nil || v.Data[1024] != 0xff || v.Erase(2) == nil {
+		t.Errorf("%#x, %v", v.Data[1024], err)
+	}
 	if _, err := v.Update(2049); err == nil {
 		t.Error("more than fits")
 	}

@@ -199,3 +199,16 @@ func (v *volume) Change(leb int, p []byte) error {
 	}
 	return v.f.Sync()
 }
+
+// Erase waits for the flash. A block that is only unmapped comes back with its old bytes after a cut.
+func (v *volume) Erase(leb int) error {
+	arg := int32(leb)
+	mapped, err := ioctl(v.f, unix.UBI_IOCEBISMAP, &arg)
+	if err == nil && mapped > 0 {
+		_, err = ioctl(v.f, unix.UBI_IOCEBER, &arg)
+	}
+	if err != nil {
+		return fmt.Errorf("erase block %d of %s: %w", leb, v.f.Name(), err)
+	}
+	return nil
+}

@@ -119,3 +119,16 @@ func (v *Volume) Change(leb int, p []byte) error {
 		}
 	})
 }
+
+// Erase is one step that happens or does not.
+func (v *Volume) Erase(leb int) error {
+	if leb < 0 || int64(leb+1)*v.info.LEB > v.info.Size || v.info.Static {
+		return syscall.EINVAL
+	}
+	return v.Power.step(1, func(int) {
+		b := v.Data[int64(leb)*v.info.LEB:][:v.info.LEB]
+		for i := range b {
+			b[i] = 0xff
+		}
+	})
+}
