@@ -42,11 +42,25 @@ func newBoot(cfg *config.Config, names [2]update.SlotID) (update.Bootloader, err
 }
 
 func newUBoot(cfg *config.Config, names [2]update.SlotID) (update.Bootloader, error) {
-	env, err := boot.ReadConfig(cfg.Boot.FWEnvConfig)
+	b := cfg.Boot
+	env, err := boot.ReadConfig(b.FWEnvConfig, b.Namespace)
 	if err != nil {
 		return nil, err
 	}
-	return boot.Open(boot.Options{Env: env, Convention: cfg.Boot.Convention, Slots: names[:], Attempts: cfg.Update.Attempts})
+	o := boot.Options{Env: env, Convention: b.Convention, Slots: names[:], Attempts: cfg.Update.Attempts,
+		Canary: b.Canary, Counter: b.Counter, SWUpdate: b.SWUpdate}
+	list := bootnames(cfg, names)
+	switch {
+	case b.Variable != "":
+		values := map[update.SlotID]string{}
+		for i, id := range names {
+			values[id] = list[i]
+		}
+		o.Choice = []boot.Variable{{Name: b.Variable, Values: values}}
+	case list[0] != string(names[0]) || list[1] != string(names[1]):
+		o.Names = list
+	}
+	return boot.Open(o)
 }
 
 // bootnames is what the boot loader calls the slots.

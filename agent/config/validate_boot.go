@@ -11,7 +11,7 @@ import (
 func bootUses(kind string) (keys []string, conventions []string) {
 	switch kind {
 	case "uboot":
-		return []string{"fw_env_config"}, []string{"rauc", "bootcount"}
+		return []string{"fw_env_config", "namespace", "variable", "counter", "canary", "swupdate"}, []string{"rauc", "bootcount", "mender"}
 	case "grub":
 		return []string{"path"}, []string{"rauc", "mender"}
 	}
@@ -29,6 +29,13 @@ func (v *validator) boot(c *Config) {
 	if has(keys, "fw_env_config") {
 		v.need("boot.fw_env_config", c.Boot.FWEnvConfig, "a device that is updated needs it")
 	}
+	if c.Boot.Kind == "uboot" && c.Boot.Convention != "bootcount" {
+		for _, k := range []struct{ key, value string }{{"boot.variable", c.Boot.Variable}, {"boot.counter", c.Boot.Counter}} {
+			if k.value != "" {
+				v.fail(k.key, "given, but convention %q does not use it", c.Boot.Convention)
+			}
+		}
+	}
 	given := reflect.ValueOf(c.Boot)
 	for i := range given.NumField() {
 		tag := given.Type().Field(i).Tag
@@ -44,9 +51,6 @@ func (v *validator) boot(c *Config) {
 		key, boot := "slots."+name+".bootname", c.Slots[name].Bootname
 		if boot == "" {
 			continue
-		}
-		if c.Boot.Kind == "uboot" {
-			v.fail(key, "given, but a boot loader of kind %q does not use it", c.Boot.Kind)
 		}
 		if len(boot) > 64 || strings.ContainsFunc(boot, func(r rune) bool { return r < ' ' || r == 0x7f }) {
 			v.fail(key, "%q is not a boot loader's name of a slot: at most 64 bytes on one line", boot)

@@ -3,7 +3,6 @@
 package boot
 
 import (
-	"errors"
 	"fmt"
 	"strconv"
 
@@ -20,6 +19,7 @@ type bootcount struct {
 	slots    [2]update.SlotID
 	attempts int
 	choice   []Variable
+	counter  counter // where U-Boot counts, if not in the environment
 }
 
 // Variables of the convention.
@@ -31,12 +31,14 @@ const (
 
 func newBootcount(o Options) (bootcount, error) {
 	if len(o.Slots) != 2 {
-		return bootcount{}, fmt.Errorf("convention %s knows two slots, not %d", Bootcount, len(o.Slots))
+		return bootcount{}, fmt.Errorf("convention %s knows two slots, not %d", o.Convention, len(o.Slots))
 	}
-	b := bootcount{slots: [2]update.SlotID{o.Slots[0], o.Slots[1]}, attempts: o.Attempts, choice: o.Choice}
+	b := bootcount{slots: [2]update.SlotID{o.Slots[0], o.Slots[1]}, attempts: o.Attempts, choice: o.Choice, counter: counter{o.Counter}}
 	if len(b.choice) == 0 {
-		parts := map[update.SlotID]string{b.slots[0]: "2", b.slots[1]: "3"}
-		b.choice = []Variable{{"mender_boot_part", parts}, {"mender_boot_part_hex", parts}}
+		var err error
+		if b.choice, err = menderChoice(o); err != nil {
+			return bootcount{}, err
+		}
 	}
 	for _, v := range b.choice {
 		one, two := v.Values[b.slots[0]], v.Values[b.slots[1]]
@@ -48,6 +50,23 @@ func newBootcount(o Options) (bootcount, error) {
 		}
 	}
 	return b, nil
+}
+
+// menderChoice are Mender's two variables: the number of the partition for the kernel, and again for U-Boot, which takes
+// numbers for hexadecimal.
+func menderChoice(o Options) ([]Variable, error) {
+	part, hex := map[update.SlotID]string{}, map[update.SlotID]string{}
+	for i, id := range o.Slots {
+		n := uint64(2 + i)
+		if len(o.Names) > 0 {
+			var err error
+			if n, err = strconv.ParseUint(string(id), 10, 16); err != nil {
+				return nil, fmt.Errorf("name %q of a slot is not the number of its partition", id)
+			}
+		}
+		part[id], hex[id] = strconv.FormatUint(n, 10), strconv.FormatUint(n, 16)
+	}
+	return []Variable{{"mender_boot_part", part}, {"mender_boot_part_hex", hex}}, nil
 }
 
 func (b bootcount) other(id update.SlotID) update.SlotID {
@@ -100,15 +119,26 @@ func (b bootcount) disarm(e *Env, id update.SlotID) error {
 	if now == id {
 		return onlySlot(id)
 	}
-	return b.point(e, now, assign{upgradeAvailable, "0"}, assign{bootCount, "0"})
+	return b.point(e, now, b.idle()...)
 }
 
 func (b bootcount) try(e *Env, id update.SlotID, attempts int) error {
-	return b.point(e, id, assign{upgradeAvailable, "1"}, assign{bootCount, "0"}, assign{bootLimit, strconv.Itoa(attempts)})
+	limit := assign{bootLimit, strconv.Itoa(attempts)}
+	if b.counter.path != "" {
+		return b.point(e, id, limit)
+	}
+	return b.point(e, id, assign{upgradeAvailable, "1"}, assign{bootCount, "0"}, limit)
 }
 
-func (b bootcount) keep(e *Env, id update.SlotID) error {
-	return b.point(e, id, assign{upgradeAvailable, "0"}, assign{bootCount, "0"})
+func (b bootcount) keep(e *Env, id update.SlotID) error { return b.point(e, id, b.idle()...) }
+
+// idle ends a trial. With a counter in a file it is the limit that ends it: that is in the environment, beside the choice, so
+// one write still decides.
+func (b bootcount) idle() []assign {
+	if b.counter.path != "" {
+		return []assign{{bootLimit, "0"}}
+	}
+	return []assign{{upgradeAvailable, "0"}, {bootCount, "0"}}
 }
 
 func (b bootcount) state(e *Env) (update.BootState, error) {
@@ -117,13 +147,16 @@ func (b bootcount) state(e *Env) (update.BootState, error) {
 		return update.BootState{}, err
 	}
 	other := b.other(now)
-	if v, _ := e.Get(upgradeAvailable); v != "1" {
-		return update.BootState{Primary: now, Order: []update.SlotID{now}, Left: map[update.SlotID]int{now: b.attempts, other: 0}}, nil
-	}
-	count, err1 := number(e, bootCount)
-	limit, err2 := number(e, bootLimit)
-	if err := errors.Join(err1, err2); err != nil {
+	limit, err := number(e, bootLimit)
+	if err != nil {
 		return update.BootState{}, err
+	}
+	count, trial, err := b.count(e, limit)
+	if err != nil {
+		return update.BootState{}, err
+	}
+	if !trial {
+		return update.BootState{Primary: now, Order: []update.SlotID{now}, Left: map[update.SlotID]int{now: b.attempts, other: 0}}, nil
 	}
 	s := update.BootState{Primary: now, Order: []update.SlotID{now, other}, Trial: true,
 		Left: map[update.SlotID]int{now: max(0, limit-count), other: b.attempts}}
@@ -134,6 +167,19 @@ func (b bootcount) state(e *Env) (update.BootState, error) {
 		s.Primary = other
 	}
 	return s, nil
+}
+
+// count returns how often U-Boot has started the slot, and whether it counts.
+func (b bootcount) count(e *Env, limit int) (n int, trial bool, err error) {
+	if b.counter.path != "" {
+		n, err = b.counter.get()
+		return n, limit > 0, err
+	}
+	if v, _ := e.Get(upgradeAvailable); v != "1" {
+		return 0, false, nil
+	}
+	n, err = number(e, bootCount)
+	return n, true, err
 }
 
 func number(e *Env, name string) (int, error) {

@@ -19,7 +19,8 @@ import (
 //	data:       "name=value\0" ... "\0" padding    the padding is arbitrary, and inside the crc
 //
 // crc is CRC-32/IEEE of the data in the byte order of the target. Of two intact copies the one with the higher flags is
-// current, where 0 follows 255; if the flags are equal, it is the first.
+// current, where 0 follows 255; if the flags are equal, it is the first. On NOR flash flags are 1 in the current copy and 0 in
+// the other.
 
 // vars are the variables of an environment in their order, each as it is stored: "name=value". What has no "=" is carried
 // along untouched.
@@ -162,7 +163,7 @@ func encodeBlock(v vars, size int, redundant bool, flags byte, order binary.Byte
 }
 
 // current returns which of the copies U-Boot uses. It never makes up an environment: with no intact copy there is none.
-func current(copies []block) (int, error) {
+func current(copies []block, how scheme) (int, error) {
 	if len(copies) == 1 {
 		if copies[0].err != nil {
 			return 0, fmt.Errorf("the only copy is damaged: %w", copies[0].err)
@@ -179,6 +180,8 @@ func current(copies []block) (int, error) {
 		return 0, nil
 	case a.order != b.order:
 		return 0, errors.New("the copies have different byte orders")
+	case how == boolean:
+		return active(a.flags, b.flags), nil
 	case a.flags == 255 && b.flags == 0:
 		return 1, nil
 	case a.flags == 0 && b.flags == 255:
@@ -187,4 +190,12 @@ func current(copies []block) (int, error) {
 		return 1, nil
 	}
 	return 0, nil
+}
+
+// active is the choice under the boolean scheme: 1 is active, 0 is obsolete, 0xff is what an erase leaves.
+func active(a, b byte) int {
+	if a == 0 && b == 1 || a != 0xff && b == 0xff {
+		return 1
+	}
+	return 0
 }

@@ -326,3 +326,10 @@ func TestSingleFile(t *testing.T) {
 		t.Errorf("left behind: %v", left)
 	}
 }
+
+func native() binary.ByteOrder {
+	if binary.NativeEndian.Uint16([]byte{1, 0}) == 1 {
+		return binary.LittleEndian
+	}
+	return binary.BigEndian
+}

@@ -17,25 +17,58 @@ import (
 // Names are compared as they are, as the tools do; U-Boot built with CONFIG_REGEX takes them for patterns.
 func (v vars) permitted(name, value string) error {
 	list, _ := v.get(".flags")
-	kind, access := byte('s'), byte('a')
+	attrs := ""
 	for entry := range strings.SplitSeq(list, ",") {
-		n, attrs, _ := strings.Cut(strings.TrimSpace(entry), ":")
-		if n != name {
-			continue
+		if n, a, _ := strings.Cut(strings.TrimSpace(entry), ":"); n == name {
+			attrs = a
 		}
-		if len(attrs) > 0 {
-			kind = attrs[0]
+	}
+	return v.grant(attrs, name, value)
+}
+
+// writable returns the attributes a list gives a variable, and "" if it is not in it.
+func writable(list []string, name string) string {
+	for _, entry := range list {
+		if n, attrs, ok := strings.Cut(entry, ":"); ok && n == name {
+			return attrs
 		}
-		if len(attrs) > 1 {
-			access = attrs[1]
-		}
+	}
+	return ""
+}
+
+// attributes reports whether a type and an access are some that U-Boot knows.
+func attributes(s string) bool {
+	return len(s) > 0 && len(s) <= 2 && strings.IndexByte("sdxbim", s[0]) >= 0 && (len(s) == 1 || strings.IndexByte("arocw", s[1]) >= 0)
+}
+
+// listed asks the writelist. U-Boot takes only the variables of its own from the environment (CONFIG_ENV_WRITEABLE_LIST), so
+// another would be written for nobody.
+func (v vars) listed(list []string, name, value string) error {
+	if list == nil {
+		return nil
+	}
+	attrs := writable(list, name)
+	if attrs == "" {
+		return fmt.Errorf("set boot variable %s: it is not in the writelist", name)
+	}
+	return v.grant(attrs, name, value)
+}
+
+// grant checks a change against a type and an access.
+func (v vars) grant(attrs, name, value string) error {
+	kind, access := byte('s'), byte('a')
+	if len(attrs) > 0 {
+		kind = attrs[0]
+	}
+	if len(attrs) > 1 {
+		access = attrs[1]
 	}
 	old, exists := v.get(name)
 	if exists && old == value {
 		return nil
 	}
 	switch access {
-	case 'a':
+	case 'a', 'w': // w: in a writelist
 	case 'r':
 		return fmt.Errorf("set boot variable %s: it is read-only", name)
 	case 'o', 'c': // once; or only while it has its default, which only U-Boot knows

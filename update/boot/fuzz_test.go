@@ -61,3 +61,25 @@ func FuzzConfig(f *testing.F) {
 		}
 	})
 }
+
+// FuzzYAML gives the parser of libubootenv's configuration any text.
+func FuzzYAML(f *testing.F) {
+	f.Add([]byte(documented), "")
+	f.Add([]byte(documented), "appvar")
+	f.Add([]byte("a :\n - b: 'c' # d\n"), "a")
+	f.Add([]byte("u:\n size: 64\n devices:\n - path: /dev/ubi0:e\n   offset: -1\n writelist: []\n"), "u")
+	f.Fuzz(func(t *testing.T, b []byte, namespace string) {
+		c, err := boot.ParseYAML(b, namespace)
+		if err != nil {
+			return
+		}
+		if n := len(c.Areas); n < 1 || n > 2 || len(c.Writable) > 256 {
+			t.Fatalf("%d areas, %d variables", n, len(c.Writable))
+		}
+		for _, a := range c.Areas {
+			if a.Path == "" || a.Size < 16 || a.Size > 1<<20 || a.Size != c.Areas[0].Size || a.Line == 0 {
+				t.Fatalf("area %+v", a)
+			}
+		}
+	})
+}

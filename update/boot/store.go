@@ -7,12 +7,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
-	"os"
-	"path/filepath"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/backstay/backstay/update"
 )
@@ -21,6 +15,7 @@ import (
 type Env struct {
 	config Config
 	size   int
+	places []storage
 	copies []block
 	now    int // the copy that was loaded
 	vars   vars
@@ -78,6 +73,9 @@ func (e *Env) Set(name, value string) error {
 	if err := e.vars.permitted(name, value); err != nil {
 		return err
 	}
+	if err := e.vars.listed(e.config.Writable, name, value); err != nil {
+		return err
+	}
 	next := e.vars.set(name, value)
 	if _, err := next.data(e.size - header(e.Redundant())); err != nil {
 		return fmt.Errorf("set boot variable %s: the environment is full: %w", name, err)
@@ -109,26 +107,54 @@ func (e *Env) save() error {
 	if !e.dirty {
 		return nil
 	}
-	cur, to := e.copies[e.now], 0
+	to := 0
 	if e.Redundant() {
 		to = 1 - e.now
 	}
-	raw, err := encodeBlock(e.vars, e.size, e.Redundant(), cur.flags+1, cur.order)
+	return e.write(to)
+}
+
+// write puts the variables into one of the copies and makes it the current one.
+func (e *Env) write(to int) error {
+	cur := e.copies[e.now]
+	flags, flip := cur.flags+1, e.Redundant() && e.places[to].scheme() == boolean
+	if flip {
+		flags = 1
+	}
+	raw, err := encodeBlock(e.vars, e.size, e.Redundant(), flags, cur.order)
 	if err != nil {
 		return fmt.Errorf("write boot environment: %w", err)
 	}
-	if err := writeArea(e.config.Areas[to], raw, !e.Redundant()); err != nil {
+	if err := e.places[to].write(raw); err != nil {
 		return fmt.Errorf("write boot environment: %w", err)
 	}
-	back, err := readArea(e.config.Areas[to])
+	back, err := e.places[to].read()
 	if err != nil {
 		return fmt.Errorf("read boot environment back: %w", err)
 	}
 	if !bytes.Equal(back, raw) {
 		return fmt.Errorf("read boot environment back: %s does not hold what was written", e.config.Areas[to].Path)
 	}
+	if flip {
+		if err := e.retire(); err != nil {
+			return fmt.Errorf("write boot environment: %w", err)
+		}
+	}
 	e.copies[to] = parseBlock(raw, e.Redundant(), cur.order)
 	e.now, e.dirty = to, false
+	return nil
+}
+
+// retire makes the copy that was current the old one.
+func (e *Env) retire() error {
+	o, ok := e.places[e.now].(obsoleter)
+	if !ok {
+		return errors.New("the old copy cannot be marked")
+	}
+	if err := o.obsolete(); err != nil {
+		return err
+	}
+	e.copies[e.now].flags, e.copies[e.now].raw[4] = 0, 0
 	return nil
 }
 
@@ -137,187 +163,69 @@ func load(c Config) (*Env, error) {
 	if len(c.Areas) < 1 || len(c.Areas) > 2 {
 		return nil, fmt.Errorf("read boot environment: %w: %d copies configured, 1 or 2 are possible", update.ErrSetup, len(c.Areas))
 	}
+	hw := c.hw
+	if hw == nil {
+		hw = device()
+	}
 	e := &Env{config: c, size: int(c.Areas[0].Size)}
 	for _, a := range c.Areas {
 		if a.Size < minSize || a.Size > maxSize || a.Size != c.Areas[0].Size {
-			return nil, fmt.Errorf("read boot environment: %w: size %#x of %s", update.ErrSetup, a.Size, a.Path)
+			return nil, fmt.Errorf("read boot environment: %w: %ssize %#x of %s", update.ErrSetup, c.at(a), a.Size, a.Path)
 		}
-		raw, err := readArea(a)
+		s, err := hw.place(a, len(c.Areas) == 1)
 		if err != nil {
-			return nil, fmt.Errorf("read boot environment: %w: %w", update.ErrSetup, err)
+			return nil, fmt.Errorf("read boot environment: %w: %s%w", update.ErrSetup, c.at(a), err)
 		}
-		e.copies = append(e.copies, parseBlock(raw, len(c.Areas) == 2, c.Order))
+		raw, err := s.read()
+		switch {
+		case errors.Is(err, errDamaged):
+			e.copies = append(e.copies, block{raw: raw, err: err})
+		case err != nil:
+			return nil, fmt.Errorf("read boot environment: %w: %s%w", update.ErrSetup, c.at(a), err)
+		default:
+			e.copies = append(e.copies, parseBlock(raw, len(c.Areas) == 2, c.Order))
+		}
+		e.places = append(e.places, s)
 	}
-	now, err := current(e.copies)
+	if err := compatible(e.places); err != nil {
+		return nil, fmt.Errorf("read boot environment: %w: %w", update.ErrSetup, err)
+	}
+	now, err := current(e.copies, e.places[0].scheme())
 	if err != nil {
-		return nil, fmt.Errorf("read boot environment in %s: %w: %w", c.Areas[0].Path, update.ErrSetup, err)
+		return nil, fmt.Errorf("read boot environment: %w: %s%s: %w%s", update.ErrSetup, c.at(c.Areas[0]), c.Areas[0].Path, err, otherFormat(e.copies))
 	}
 	e.now, e.vars = now, e.copies[now].vars
 	return e, nil
 }
 
-// place returns where an area begins.
-func place(f *os.File, a Area) (int64, error) {
-	st, err := f.Stat()
-	if err != nil {
-		return 0, err
+// compatible refuses two copies that U-Boot cannot choose between, or of which writing one destroys the other.
+func compatible(places []storage) error {
+	if len(places) == 1 {
+		return nil
 	}
-	block := st.Mode()&os.ModeDevice != 0 && st.Mode()&os.ModeCharDevice == 0
-	if !block && !st.Mode().IsRegular() {
-		return 0, fmt.Errorf("%s is neither a file nor a block device", a.Path)
+	if places[0].scheme() != places[1].scheme() {
+		return errors.New("the two copies are on memories of different kinds, on which they are told apart differently")
 	}
-	if a.Offset >= 0 {
-		return a.Offset, nil
+	a, ok1 := places[0].(*mtdCopy)
+	b, ok2 := places[1].(*mtdCopy)
+	if ok1 && ok2 && a.area.Path == b.area.Path && a.area.Offset < b.end && b.area.Offset < a.end {
+		return fmt.Errorf("the two copies share an erase block of %s: writing one erases the other", a.area.Path)
 	}
-	if !block {
-		return 0, fmt.Errorf("offset %d of %s: only a block device has an end to count from", a.Offset, a.Path)
-	}
-	end, err := f.Seek(0, io.SeekEnd)
-	if err != nil {
-		return 0, err
-	}
-	if end+a.Offset < 0 {
-		return 0, fmt.Errorf("offset %d of %s: it has only %d bytes", a.Offset, a.Path, end)
-	}
-	return end + a.Offset, nil
+	return nil
 }
 
-func readArea(a Area) ([]byte, error) {
-	f, err := os.Open(a.Path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	at, err := place(f, a)
-	if err != nil {
-		return nil, err
-	}
-	// What the boot loader reads is the medium, so this should be too. It is a request, see package slot.
-	_ = unix.Fadvise(int(f.Fd()), at, a.Size, unix.FADV_DONTNEED)
-	raw := make([]byte, a.Size)
-	if _, err := f.ReadAt(raw, at); err != nil {
-		return nil, fmt.Errorf("read %s at %d: %w", a.Path, at, err)
-	}
-	return raw, nil
-}
-
-// writeArea writes one copy in place and makes it durable. A single environment that is a whole file of its own is replaced
-// instead, because an in-place write that is cut would leave none.
-func writeArea(a Area, raw []byte, single bool) error {
-	f, err := os.OpenFile(a.Path, os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	if single && st.Mode().IsRegular() && a.Offset == 0 && st.Size() == a.Size {
-		return replace(a.Path, raw, st.Mode().Perm())
-	}
-	at, err := place(f, a)
-	if err != nil {
-		return err
-	}
-	if _, err := f.WriteAt(raw, at); err != nil {
-		return fmt.Errorf("write %s at %d: %w", a.Path, at, err)
-	}
-	return f.Sync()
-}
-
-func replace(path string, raw []byte, perm os.FileMode) error {
-	path, err := filepath.EvalSymlinks(path)
-	if err != nil {
-		return err
-	}
-	tmp := path + ".new"
-	w, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, perm)
-	if err != nil {
-		return err
-	}
-	_, err = w.Write(raw)
-	if err == nil {
-		err = w.Sync()
-	}
-	if e := w.Close(); err == nil {
-		err = e
-	}
-	if err == nil {
-		err = os.Rename(tmp, path)
-	}
-	if err != nil {
-		return err
-	}
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
-}
-
-// Waiting for a lock: fw_setenv holds it for as long as a flash erase takes.
-const (
-	lockWait = 10 * time.Second
-	lockPoll = 20 * time.Millisecond
-)
-
-// acquire takes all lock files, in order. A lock file whose directory does not exist is one nobody can hold.
-func acquire(c Config) (unlock func(), err error) {
-	paths := c.Locks
-	if paths == nil {
-		paths = DefaultLocks()
-	}
-	var held []*os.File
-	unlock = func() {
-		for _, f := range held {
-			f.Close()
+// otherFormat says so if what is damaged in the format that is configured is intact in the other one. It is for a person:
+// U-Boot converts by itself what it was built to convert (CONFIG_ENV_REDUNDANT_UPGRADE), and we never do.
+func otherFormat(copies []block) string {
+	for _, c := range copies {
+		if other := parseBlock(c.raw, len(copies) == 1, nil); other.err == nil {
+			if len(copies) == 1 {
+				return " (it is one copy of the redundant format: is a line missing?)"
+			}
+			return " (one is of the single format: the boot loader has to convert it first)"
 		}
 	}
-	for _, path := range paths {
-		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
-		if errors.Is(err, os.ErrNotExist) {
-			continue
-		}
-		if err == nil && !heldAlready(held, f) {
-			err = flock(f)
-		}
-		if err != nil {
-			unlock()
-			return nil, fmt.Errorf("lock boot environment: %w", err)
-		}
-		held = append(held, f)
-	}
-	return unlock, nil
-}
-
-// heldAlready reports whether a lock file is one we hold under another name; waiting for it would be for ever.
-func heldAlready(held []*os.File, f *os.File) bool {
-	st, err := f.Stat()
-	for _, h := range held {
-		if hs, herr := h.Stat(); err == nil && herr == nil && os.SameFile(st, hs) {
-			return true
-		}
-	}
-	return false
-}
-
-func flock(f *os.File) error {
-	for end := time.Now().Add(lockWait); ; time.Sleep(lockPoll) {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		switch {
-		case err == nil:
-			return nil
-		case errors.Is(err, unix.EINTR):
-		case !errors.Is(err, unix.EWOULDBLOCK):
-			f.Close()
-			return fmt.Errorf("%s: %w", f.Name(), err)
-		case time.Now().After(end):
-			f.Close()
-			return fmt.Errorf("%s is held by somebody else: %w", f.Name(), update.ErrRetry)
-		}
-	}
+	return ""
 }
 
 // Create writes a new environment over whatever is there: both copies, the first one current. It is for factories and
@@ -328,12 +236,21 @@ func Create(c Config, order binary.ByteOrder, entries []string) error {
 		return err
 	}
 	defer unlock()
+	hw := c.hw
+	if hw == nil {
+		hw = device()
+	}
 	for i, a := range c.Areas {
+		// The first is current under both schemes of flags.
 		raw, err := encodeBlock(entries, int(a.Size), len(c.Areas) == 2, byte(1-i), order)
 		if err != nil {
 			return fmt.Errorf("create boot environment: %w", err)
 		}
-		if err := writeArea(a, raw, false); err != nil {
+		s, err := hw.place(a, false)
+		if err == nil {
+			err = s.write(raw)
+		}
+		if err != nil {
 			return fmt.Errorf("create boot environment: %w", err)
 		}
 	}

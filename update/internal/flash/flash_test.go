@@ -183,3 +183,45 @@ func TestVolumeModel(t *testing.T) {
 		t.Errorf("%d, %v", n, err)
 	}
 }
+
+func TestBootPartition(t *testing.T) {
+	for name, want := range map[string]bool{
+		"mmcblk0boot0": true, "mmcblk12boot1": true, "mmcblk0": false, "mmcblk0p1": false, "mmcblk0rpmb": false, "sdaboot0": false,
+		"mmcblkboot0": false, "mmcblk0boot": false, "mmcblk0boot0p1": false,
+	} {
+		if flash.BootPartition(name) != want {
+			t.Errorf("%s: %v", name, !want)
+		}
+	}
+}
+
+// TestUnprotect holds that the protection is put back if it was there, and stays away if it was not.
+func TestUnprotect(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "force_ro")
+	holds := func(want string) {
+		t.Helper()
+		if b, err := os.ReadFile(path); err != nil || string(bytes.TrimSpace(b)) != want {
+			t.Errorf("force_ro is %q, want %q: %v", b, want, err)
+		}
+	}
+	if restore, err := flash.UnprotectFile(path); err != nil || restore() != nil {
+		t.Errorf("without the attribute: %v", err)
+	}
+	for _, was := range []string{"1", "0"} {
+		if err := os.WriteFile(path, []byte(was+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		restore, err := flash.UnprotectFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		holds("0")
+		if err := restore(); err != nil {
+			t.Fatal(err)
+		}
+		holds(was)
+	}
+	if restore, err := flash.Unprotect("/sys", path); err != nil || restore() != nil {
+		t.Errorf("a file: %v", err)
+	}
+}
