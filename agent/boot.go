@@ -37,6 +37,12 @@ func newBoot(cfg *config.Config, names [2]update.SlotID) (update.Bootloader, err
 	case "grub":
 		return boot.OpenGRUB(boot.GRUBOptions{Path: bootPath(cfg.Boot), Convention: cfg.Boot.Convention, Slots: names[:],
 			Names: bootnames(cfg, names), Attempts: cfg.Update.Attempts})
+	case "efi":
+		return boot.OpenEFI(boot.EFIOptions{Path: bootPath(cfg.Boot), Convention: cfg.Boot.Convention, Slots: names[:],
+			Names: bootnames(cfg, names), Attempts: cfg.Update.Attempts})
+	case "tryboot":
+		return boot.OpenTryboot(boot.TrybootOptions{Path: bootPath(cfg.Boot), Tree: "/proc/device-tree/chosen/bootloader", Slots: names[:],
+			Names: bootnames(cfg, names), Attempts: cfg.Update.Attempts})
 	}
 	return newUBoot(cfg, names)
 }
@@ -63,6 +69,14 @@ func newUBoot(cfg *config.Config, names [2]update.SlotID) (update.Bootloader, er
 	return boot.Open(o)
 }
 
+// rebootArgument is what the boot loader wants to be told in the restart, "" by most.
+func rebootArgument(b update.Bootloader) (string, error) {
+	if r, ok := b.(interface{ RebootArgument() (string, error) }); ok {
+		return r.RebootArgument()
+	}
+	return "", nil
+}
+
 // bootnames is what the boot loader calls the slots.
 func bootnames(cfg *config.Config, names [2]update.SlotID) []string {
 	list := make([]string, len(names))
@@ -83,6 +97,10 @@ func bootPath(b config.Boot) string {
 		return "/boot/efi/grub-mender-grubenv"
 	case b.Kind == "grub":
 		return "/boot/grub/grubenv"
+	case b.Kind == "efi":
+		return "/sys/firmware/efi/efivars"
+	case b.Kind == "tryboot":
+		return "/boot/autoboot.txt"
 	}
 	return ""
 }

@@ -47,6 +47,11 @@ func TestBootRefusedAtStart(t *testing.T) {
 		"grub, missing":    fmt.Sprintf(`{"kind": "grub", "path": %q}`, filepath.Join(dir, "none")),
 		"grub, garbage":    fmt.Sprintf(`{"kind": "grub", "path": %q}`, garbage),
 		"mender, no files": fmt.Sprintf(`{"kind": "grub", "convention": "mender", "path": %q}`, dir),
+		"efi, missing":     fmt.Sprintf(`{"kind": "efi", "path": %q}`, filepath.Join(dir, "none")),
+		"efi, no entries":  fmt.Sprintf(`{"kind": "efi", "path": %q}`, dir),
+		"systemd-boot":     fmt.Sprintf(`{"kind": "efi", "convention": "systemd-boot", "path": %q}`, filepath.Join(dir, "none")),
+		"tryboot, missing": fmt.Sprintf(`{"kind": "tryboot", "path": %q}`, filepath.Join(dir, "none")),
+		"tryboot, garbage": fmt.Sprintf(`{"kind": "tryboot", "path": %q}`, garbage),
 		"uboot, missing":   fmt.Sprintf(`{"kind": "uboot", "fw_env_config": %q}`, filepath.Join(dir, "none")),
 		"uboot, garbage":   fmt.Sprintf(`{"kind": "uboot", "fw_env_config": %q}`, garbage),
 	} {
@@ -75,6 +80,12 @@ func TestBootKinds(t *testing.T) {
 		return path
 	}
 	grubenv := put("grubenv", "# GRUB Environment Block\nORDER=one two\none_OK=1\none_TRY=0\ntwo_OK=0\ntwo_TRY=0\n#########################")
+	autoboot := put("autoboot.txt", "[all]\ntryboot_a_b=1\nboot_partition=2\n[tryboot]\nboot_partition=2\n")
+	const guid = "-8be4df61-93ca-11d2-aa0d-00e098032b8c"
+	entry := func(label string) string { return "\x07\x00\x00\x00\x01\x00\x00\x00\x00\x00" + label + "\x00\x00\x00" }
+	put("efi/Boot0001"+guid, entry("A"))
+	put("efi/Boot0002"+guid, entry("B"))
+	efi := put("efi/BootOrder"+guid, "\x07\x00\x00\x00\x01\x00\x02\x00")
 	for _, tt := range []struct {
 		name, boot string
 		names      []string
@@ -82,6 +93,8 @@ func TestBootKinds(t *testing.T) {
 		want       string
 	}{
 		{"grub", fmt.Sprintf(`{"kind": "grub", "path": %q}`, grubenv), []string{"one", "two"}, grubenv, "ORDER=two one"},
+		{"tryboot", fmt.Sprintf(`{"kind": "tryboot", "path": %q}`, autoboot), []string{"2", "3"}, autoboot, "boot_partition=3"},
+		{"efi", fmt.Sprintf(`{"kind": "efi", "path": %q}`, filepath.Dir(efi)), []string{"A", "0002"}, efi, "\x07\x00\x00\x00\x01\x00"},
 	} {
 		b, err := openBoot(bootConfig(t, tt.boot, tt.names...), [2]update.SlotID{"A", "B"})
 		if err != nil {
@@ -93,6 +106,9 @@ func TestBootKinds(t *testing.T) {
 		}
 		if err := b.Try("B", 1); err != nil {
 			t.Errorf("%s: %v", tt.name, err)
+		}
+		if argument, err := rebootArgument(b); err != nil || (argument == "0 tryboot") != (tt.name == "tryboot") {
+			t.Errorf("%s: reboot argument %q, %v", tt.name, argument, err)
 		}
 		if text, err := os.ReadFile(tt.changed); err != nil || !strings.Contains(string(text), tt.want) {
 			t.Errorf("%s: %q, %v", tt.name, text, err)

@@ -235,8 +235,12 @@ func (a *agent) restart(ctx context.Context, reason string) error {
 	if err := a.log.Flush(ctx); err != nil {
 		a.logger.Error("flush audit log before reboot", "err", err)
 	}
-	a.logger.Info("reboot", "reason", reason, "method", a.cfg.Reboot.Method)
-	return reboot(ctx, a.cfg.Reboot)
+	argument, err := rebootArgument(a.updater.machine.Boot)
+	if err != nil {
+		return err
+	}
+	a.logger.Info("reboot", "reason", reason, "method", a.cfg.Reboot.Method, "argument", argument)
+	return reboot(ctx, a.cfg.Reboot, argument)
 }
 
 func (a *agent) connected() bool { return a.shipper != nil && a.shipper.Status().Connected }

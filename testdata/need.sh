@@ -12,6 +12,7 @@ need() { # package, why, file that the package brings
 }
 need libubootenv-tool "fw_printenv and fw_setenv must read and write the same U-Boot environment as we do" /usr/bin/fw_printenv
 need grub-common "grub-editenv must read and write the same GRUB environment as we do" /usr/bin/grub-editenv
+need efibootmgr "it must read and write the same EFI boot variables as we do" /bin/efibootmgr
 need u-boot-tools "mkenvimage makes reference environment images" /usr/bin/mkenvimage
 need mosquitto "a real broker that is killed while events flow" /usr/sbin/mosquitto
 need swtpm "a TPM 2.0 in software, for the counter that notices a log that was set back" /usr/bin/swtpm

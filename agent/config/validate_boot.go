@@ -14,6 +14,8 @@ func bootUses(kind string) (keys []string, conventions []string) {
 		return []string{"fw_env_config", "namespace", "variable", "counter", "canary", "swupdate"}, []string{"rauc", "bootcount", "mender"}
 	case "grub":
 		return []string{"path"}, []string{"rauc", "mender"}
+	case "efi":
+		return []string{"path"}, []string{"rauc", "systemd-boot"}
 	}
 	return []string{"path"}, nil
 }
@@ -35,6 +37,9 @@ func (v *validator) boot(c *Config) {
 				v.fail(k.key, "given, but convention %q does not use it", c.Boot.Convention)
 			}
 		}
+	}
+	if c.Boot.Kind == "tryboot" && c.Reboot.Method != "kernel" {
+		v.fail("reboot.method", "%q cannot tell the boot loader which slot to try; boot.kind \"tryboot\" needs \"kernel\"", c.Reboot.Method)
 	}
 	given := reflect.ValueOf(c.Boot)
 	for i := range given.NumField() {

@@ -30,3 +30,25 @@ func GrubSet(raw []byte, name, value string) ([]byte, error) {
 	}
 	return g.set(name, value)
 }
+
+// EFIFuncs is EFI variables of a test.
+type EFIFuncs struct {
+	GetFunc    func(name string) (uint32, []byte, error)
+	SetFunc    func(name string, value []byte) error
+	RemoveFunc func(name string) error
+	ListFunc   func() []string
+}
+
+func (e EFIFuncs) get(name string) (uint32, []byte, error)       { return e.GetFunc(name) }
+func (e EFIFuncs) set(name string, _ uint32, value []byte) error { return e.SetFunc(name, value) }
+func (e EFIFuncs) remove(name string) error                      { return e.RemoveFunc(name) }
+func (e EFIFuncs) list() ([]string, error)                       { return e.ListFunc(), nil }
+
+// EFIOn opens an EFI firmware on them.
+func EFIOn(o EFIOptions, v EFIFuncs) (update.Bootloader, error) { return openEFI(o, v) }
+
+// LoadOption reads the label of a boot entry.
+func LoadOption(b []byte) (string, error) { return loadOption(b) }
+
+// Tryboot opens a Raspberry Pi's boot loader.
+func (m Media) Tryboot(o TrybootOptions) (update.Bootloader, error) { return openTryboot(o, medium(m)) }

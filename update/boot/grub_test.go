@@ -233,7 +233,7 @@ func (r *grubRig) boot(bool) (update.SlotID, error) {
 // TestCutGRUB cuts an update with RAUC's script; in the second run the block is larger than a sector, with the variables
 // across its border.
 func TestCutGRUB(t *testing.T) {
-	wantCuts(t, newGrubRig(1024), "truncate", "no sync")
+	wantCuts(t, newGrubRig(1024), "truncate", "no sync", "no disarm", "no keep")
 	wantCuts(t, newGrubRig(1024, "filler="+strings.Repeat("x", 452)))
 }
 
@@ -310,7 +310,7 @@ func (r *menderRig) boot(bool) (update.SlotID, error) {
 
 // TestCutGRUBMender cuts an update with Mender's script and its two environments.
 func TestCutGRUBMender(t *testing.T) {
-	wantCuts(t, newMenderRig, "no sync")
+	wantCuts(t, newMenderRig, "no sync", "no keep", "try keeps")
 }
 
 // TestGRUBTransitions holds the variables of each transition, and that it is one write, and none when repeated.

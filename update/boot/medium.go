@@ -119,3 +119,23 @@ func (m medium) overwrite(path string, off int64, b []byte) error {
 	}
 	return nil
 }
+
+// extend makes a file longer: b begins with what it holds.
+func (m medium) extend(path string, b []byte) error {
+	f, err := m(path, true)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	n, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return err
+	}
+	if _, err := f.WriteAt(b[n:], n); err != nil {
+		return fmt.Errorf("extend %s: %w", path, err)
+	}
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("sync %s: %w", path, err)
+	}
+	return nil
+}
