@@ -14,7 +14,8 @@ import (
 // Bounds of a download. Memory does not grow with the image.
 const (
 	defaultChunk      = 128 << 10 // bytes in memory at a time
-	defaultCheckpoint = 4 << 20   // bytes between two points a download can continue from
+	defaultCheckpoint = 4 << 20   // fewest bytes between two points a download can continue from
+	maxCheckpoints    = 64        // of an image: each is a write of the journal and a flush of the slot
 )
 
 // download brings the image into the slot that does not run, and proves that it is there.
@@ -117,7 +118,7 @@ func (m *Machine) stream(ctx context.Context, job *Job) (err error) {
 	return nil
 }
 
-// copy moves bytes from the source to the slot, and leaves a checkpoint every 4 MiB and where the source breaks off.
+// copy moves bytes from the source to the slot, and leaves checkpoints on the way and where the source breaks off.
 func (m *Machine) copy(ctx context.Context, job *Job, w Writer, h hash.Hash) error {
 	length, at := job.Release.Length, job.Offset
 	body, err := m.Source.Open(ctx, job.Release, at)
@@ -143,7 +144,7 @@ func (m *Machine) copy(ctx context.Context, job *Job, w Writer, h hash.Hash) err
 			at += int64(n)
 			m.progress(at)
 		}
-		if at < length && (at-job.Offset >= m.every() || (rerr != nil && at > job.Offset)) {
+		if at < length && (at-job.Offset >= m.every(length) || (rerr != nil && at > job.Offset)) {
 			if err := m.mark(job, w, at); err != nil {
 				return err
 			}
@@ -194,9 +195,9 @@ func (m *Machine) chunk() int64 {
 	return m.chunkSize
 }
 
-func (m *Machine) every() int64 {
+func (m *Machine) every(length int64) int64 {
 	if m.checkpointEvery == 0 {
-		return defaultCheckpoint
+		return max(defaultCheckpoint, length/maxCheckpoints)
 	}
 	return m.checkpointEvery
 }
