@@ -43,6 +43,9 @@ func newBoot(cfg *config.Config, names [2]update.SlotID) (update.Bootloader, err
 	case "tryboot":
 		return boot.OpenTryboot(boot.TrybootOptions{Path: bootPath(cfg.Boot), Tree: "/proc/device-tree/chosen/bootloader", Slots: names[:],
 			Names: bootnames(cfg, names), Attempts: cfg.Update.Attempts})
+	case "command":
+		return boot.OpenCommand(boot.CommandOptions{Run: bootCommand(cfg.Boot.Command, cfg.Boot.Timeout.Std()), Slots: names[:],
+			Names: bootnames(cfg, names), Attempts: cfg.Update.Attempts})
 	}
 	return newUBoot(cfg, names)
 }

@@ -84,7 +84,7 @@ type Health struct {
 type Slot struct {
 	Kind     string `json:"kind" one:"file|block|emmc-boot|mtd|ubi" doc:"file: a regular file of fixed size; block: a block device or partition; emmc-boot: a boot partition of an eMMC, writable only while it is written; mtd: raw NOR or NAND flash, over its bad blocks; ubi: a UBI volume"`
 	Path     string `json:"path" path:"slot" doc:"file or device that holds the image; raw flash may be named mtd:NAME and a UBI volume ubi0:NAME, because their numbers can change" trust:"root only: what is written here is booted, unless the boot loader verifies it"`
-	Bootname string `json:"bootname" doc:"what the boot loader calls the slot; empty: its name here. uboot: the name in BOOT_ORDER, with convention mender the number of its partition, otherwise the value of boot.variable; grub: the name in ORDER, with convention mender the number of its partition; efi: label or number of its boot entry, with convention systemd-boot the entry's name; tryboot: the number of its boot partition"`
+	Bootname string `json:"bootname" doc:"what the boot loader calls the slot; empty: its name here. uboot: the name in BOOT_ORDER, with convention mender the number of its partition, otherwise the value of boot.variable; grub: the name in ORDER, with convention mender the number of its partition; efi: label or number of its boot entry, with convention systemd-boot the entry's name; tryboot: the number of its boot partition; command: what the program calls it"`
 }
 
 // Booted says how the agent learns which slot runs.
@@ -95,15 +95,17 @@ type Booted struct {
 
 // Boot is the boot loader that chooses the slot.
 type Boot struct {
-	Kind        string `json:"kind" default:"uboot" one:"uboot|grub|efi|tryboot" doc:"uboot: the U-Boot environment; grub: GRUB's environment block; efi: the firmware's boot variables; tryboot: a Raspberry Pi's autoboot.txt"`
-	Path        string `json:"path" path:"any" doc:"where the boot loader keeps its choice; empty: the usual place. grub: the environment block, /boot/grub/grubenv, or with convention mender the directory of the two copies; efi: /sys/firmware/efi/efivars; tryboot: /boot/autoboot.txt" trust:"root only: who can write it chooses what is booted, among what the boot loader accepts"`
-	FWEnvConfig string `json:"fw_env_config" default:"/etc/fw_env.config" path:"file,trusted" doc:"uboot: where the environment lies, in the format of fw_printenv or the YAML of libubootenv" trust:"root only: it names the device the agent writes the boot choice to"`
-	Convention  string `json:"convention" default:"rauc" one:"rauc|bootcount|mender|systemd-boot" doc:"uboot, grub and efi: the variables the boot script reads; rauc: BOOT_ORDER and BOOT_x_LEFT; bootcount: upgrade_available, bootcount and bootlimit; mender: Mender's variables for U-Boot, and its two environments for GRUB; with efi, rauc is BootNext and BootOrder, systemd-boot its LoaderEntry variables"`
-	Namespace   string `json:"namespace" doc:"uboot: which environment of a YAML fw_env_config; empty: the one the device tree names in /chosen/u-boot,env-config, or the first"`
-	Variable    string `json:"variable" doc:"uboot: with convention bootcount, the variable that names the slot, by its bootname; empty: Mender's mender_boot_part and mender_boot_part_hex"`
-	Counter     string `json:"counter" path:"any" doc:"uboot: with convention bootcount, the file in which U-Boot counts its starts (CONFIG_BOOTCOUNT_FS); empty: the environment" trust:"root only: who can write it ends a trial"`
-	Canary      string `json:"canary" doc:"uboot: a variable, or name=value, that the boot loader itself sets and saves; an environment without it is neither believed nor written. With convention bootcount or mender, Mender's own canary is obeyed where the environment has one"`
-	SWUpdate    bool   `json:"swupdate" doc:"uboot: also keep SWUpdate's variables ustate and recovery_status"`
+	Kind        string   `json:"kind" default:"uboot" one:"uboot|grub|efi|tryboot|command" doc:"uboot: the U-Boot environment; grub: GRUB's environment block; efi: the firmware's boot variables; tryboot: a Raspberry Pi's autoboot.txt; command: a program of the maker's"`
+	Path        string   `json:"path" path:"any" doc:"where the boot loader keeps its choice; empty: the usual place. grub: the environment block, /boot/grub/grubenv, or with convention mender the directory of the two copies; efi: /sys/firmware/efi/efivars; tryboot: /boot/autoboot.txt" trust:"root only: who can write it chooses what is booted, among what the boot loader accepts"`
+	FWEnvConfig string   `json:"fw_env_config" default:"/etc/fw_env.config" path:"file,trusted" doc:"uboot: where the environment lies, in the format of fw_printenv or the YAML of libubootenv" trust:"root only: it names the device the agent writes the boot choice to"`
+	Convention  string   `json:"convention" default:"rauc" one:"rauc|bootcount|mender|systemd-boot" doc:"uboot, grub and efi: the variables the boot script reads; rauc: BOOT_ORDER and BOOT_x_LEFT; bootcount: upgrade_available, bootcount and bootlimit; mender: Mender's variables for U-Boot, and its two environments for GRUB; with efi, rauc is BootNext and BootOrder, systemd-boot its LoaderEntry variables"`
+	Namespace   string   `json:"namespace" doc:"uboot: which environment of a YAML fw_env_config; empty: the one the device tree names in /chosen/u-boot,env-config, or the first"`
+	Variable    string   `json:"variable" doc:"uboot: with convention bootcount, the variable that names the slot, by its bootname; empty: Mender's mender_boot_part and mender_boot_part_hex"`
+	Counter     string   `json:"counter" path:"any" doc:"uboot: with convention bootcount, the file in which U-Boot counts its starts (CONFIG_BOOTCOUNT_FS); empty: the environment" trust:"root only: who can write it ends a trial"`
+	Canary      string   `json:"canary" doc:"uboot: a variable, or name=value, that the boot loader itself sets and saves; an environment without it is neither believed nor written. With convention bootcount or mender, Mender's own canary is obeyed where the environment has one"`
+	Command     []string `json:"command" path:"exec" doc:"command: program, as an absolute path, and its first arguments; it answers get-primary, set-primary NAME, get-state NAME and set-state NAME good or bad, as RAUC's custom backend does" trust:"root only: the program runs with the agent's rights"`
+	Timeout     Duration `json:"timeout" default:"30s" min:"1s" max:"10m" doc:"command: longest time the program may take"`
+	SWUpdate    bool     `json:"swupdate" doc:"uboot: also keep SWUpdate's variables ustate and recovery_status"`
 }
 
 // Floor is where the rollback floor is kept.

@@ -36,8 +36,11 @@ func (c *Config) CheckPaths() []*FieldError {
 		case spec == "" || !c.used(s.Key) || strings.HasPrefix(spec, "slot-") && flashName(text) != "":
 		case isText && text != "":
 			check(s.Key, text, spec)
-		case spec == "exec" && len(c.Reboot.Command) > 0:
-			check(s.Key+"[0]", c.Reboot.Command[0], spec)
+		case spec == "exec":
+			var argv []string
+			if json.Unmarshal(s.Value, &argv) == nil && len(argv) > 0 {
+				check(s.Key+"[0]", argv[0], spec)
+			}
 		}
 	}
 	for i, h := range c.Update.Health {

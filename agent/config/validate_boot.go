@@ -16,6 +16,8 @@ func bootUses(kind string) (keys []string, conventions []string) {
 		return []string{"path"}, []string{"rauc", "mender"}
 	case "efi":
 		return []string{"path"}, []string{"rauc", "systemd-boot"}
+	case "command":
+		return []string{"command", "timeout"}, nil
 	}
 	return []string{"path"}, nil
 }
@@ -41,11 +43,17 @@ func (v *validator) boot(c *Config) {
 	if c.Boot.Kind == "tryboot" && c.Reboot.Method != "kernel" {
 		v.fail("reboot.method", "%q cannot tell the boot loader which slot to try; boot.kind \"tryboot\" needs \"kernel\"", c.Reboot.Method)
 	}
+	switch {
+	case c.Boot.Kind == "command" && len(c.Boot.Command) == 0:
+		v.fail("boot.command", "missing; boot.kind is \"command\"")
+	case len(c.Boot.Command) > 0:
+		v.absolute("boot.command[0]", c.Boot.Command[0])
+	}
 	given := reflect.ValueOf(c.Boot)
 	for i := range given.NumField() {
 		tag := given.Type().Field(i).Tag
 		name, value := tag.Get("json"), given.Field(i)
-		idle := value.IsZero() || string(render(value)) == tag.Get("default") || value.Kind() == reflect.String && value.String() == tag.Get("default")
+		idle := value.IsZero() || strings.Trim(string(render(value)), `"`) == tag.Get("default")
 		if name != "kind" && !has(keys, name) && !idle {
 			v.fail("boot."+name, "given, but a boot loader of kind %q does not use it", c.Boot.Kind)
 		}
