@@ -27,7 +27,7 @@ var devlogLevels = [...]string{"emerg", "alert", "crit", "err", "warning", "noti
 func (a *agent) openIntake() {
 	c := a.cfg.Audit.Intake
 	a.intake.server = intake.New(intake.Config{
-		AllowUIDs: c.AllowUIDs, AllowGIDs: c.AllowGIDs, Rate: intake.Rate{Per: float64(c.Rate), Burst: 10 * c.Rate},
+		AllowUIDs: c.AllowUIDs, AllowGIDs: c.AllowGIDs, Rate: logging.Rate{Per: float64(c.Rate), Burst: 10 * c.Rate},
 		Level:  slices.Index(devlogLevels[:], c.DevlogLevel),
 		Record: a.recordFor, Emit: a.recorder.emit, Login: source.Login,
 	})

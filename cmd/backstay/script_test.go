@@ -164,7 +164,7 @@ func fakeIntake() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	s := intake.New(intake.Config{Rate: intake.Rate{Per: 1000, Burst: 1000}, Record: record, Emit: func(string, ...slog.Attr) {}})
+	s := intake.New(intake.Config{Rate: logging.Rate{Per: 1000, Burst: 1000}, Record: record, Emit: func(string, ...slog.Attr) {}})
 	if err := s.Serve(ctx, l); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)

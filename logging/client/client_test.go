@@ -20,7 +20,7 @@ import (
 )
 
 // agent is the real other side.
-func agent(t *testing.T, path string, rate intake.Rate) (events *atomic.Int64, stop func()) {
+func agent(t *testing.T, path string, rate logging.Rate) (events *atomic.Int64, stop func()) {
 	t.Helper()
 	l, err := intake.Listen(path, nil, nil)
 	if err != nil {
@@ -59,7 +59,7 @@ func TestWriteSurvivesARestartOfTheAgent(t *testing.T) {
 		t.Fatalf("without an agent: %v", err)
 	}
 	for range 2 {
-		events, stop := agent(t, path, intake.Rate{Per: 100, Burst: 100})
+		events, stop := agent(t, path, logging.Rate{Per: 100, Burst: 100})
 		for range 3 {
 			if err := log.Write(t.Context(), client.Event{Code: "x", Severity: "low", Attrs: map[string]any{"n": 1.5, "b": true}, Durable: true}); err != nil {
 				t.Error(err)
@@ -74,7 +74,7 @@ func TestWriteSurvivesARestartOfTheAgent(t *testing.T) {
 
 func TestRefusalsSayWhetherToTryAgain(t *testing.T) {
 	path := short(t)
-	_, stop := agent(t, path, intake.Rate{Per: 0.001, Burst: 2})
+	_, stop := agent(t, path, logging.Rate{Per: 0.001, Burst: 2})
 	defer stop()
 	log := client.New(path)
 	defer log.Close()

@@ -51,12 +51,6 @@ const (
 	SourceSyslog = "syslog"
 )
 
-// Rate is a token bucket: Burst events at once, Per more in each second.
-type Rate struct {
-	Per   float64
-	Burst int
-}
-
 // Config says who may write, how fast, and where events go. Record and Emit are required; they are called from several
 // goroutines.
 type Config struct {
@@ -66,7 +60,7 @@ type Config struct {
 
 	// Rate is what one user id may write through each of the two sockets. Events that have to be durable at once cost a write to
 	// flash each: they have a bucket of a tenth of it.
-	Rate Rate
+	Rate logging.Rate
 
 	// Level is the least severe line of the syslog socket that is recorded, as a number of RFC 5424: 0 is an emergency, 7 is
 	// debugging. Lines of the facilities for security matters are always recorded.

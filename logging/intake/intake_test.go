@@ -148,7 +148,7 @@ func dial(t *testing.T, path string) net.Conn {
 	return c
 }
 
-var fast = Rate{Per: 1000, Burst: 1000}
+var fast = logging.Rate{Per: 1000, Burst: 1000}
 
 func TestAProgramsEventNamesItsSender(t *testing.T) {
 	var b book
@@ -356,7 +356,7 @@ func TestALiveSyslogSocketStays(t *testing.T) {
 func TestRatesAreOfEachUser(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var b book
-		s := New(Config{Rate: Rate{Per: 2, Burst: 20}, Level: 7, Record: b.record, Emit: b.emit})
+		s := New(Config{Rate: logging.Rate{Per: 2, Burst: 20}, Level: 7, Record: b.record, Emit: b.emit})
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() { s.Account(ctx); close(done) }()
@@ -395,7 +395,7 @@ func TestRatesAreOfEachUser(t *testing.T) {
 }
 
 func TestUserIDsRememberedAreBounded(t *testing.T) {
-	a := newAccounts(Rate{Per: 1, Burst: 2})
+	a := newAccounts(logging.Rate{Per: 1, Burst: 2})
 	for uid := range 10000 {
 		a.allow(uid, false)
 	}
@@ -446,7 +446,7 @@ func TestConnectionsAreBounded(t *testing.T) {
 
 func TestAReaderThatDoesNotReadIsCutOff(t *testing.T) {
 	var b book
-	_, path := serve(t, Config{Rate: Rate{Per: 1e6, Burst: 1e6}, Record: b.record, Emit: b.emit})
+	_, path := serve(t, Config{Rate: logging.Rate{Per: 1e6, Burst: 1e6}, Record: b.record, Emit: b.emit})
 	c := dial(t, path)
 	if err := c.SetWriteDeadline(time.Now().Add(10 * time.Second)); err != nil {
 		t.Fatal(err)
@@ -603,7 +603,7 @@ func TestLoggerOfTheSystem(t *testing.T) {
 
 func TestMemoryOfAFloodIsBounded(t *testing.T) {
 	var b book
-	s := New(Config{Rate: Rate{Per: 1, Burst: 1}, Record: b.record, Emit: b.emit})
+	s := New(Config{Rate: logging.Rate{Per: 1, Burst: 1}, Record: b.record, Emit: b.emit})
 	line := []byte("<34>1 - - - - - " + strings.Repeat(`[e k="`+strings.Repeat("v", 100)+`"]`, 60) + " m")
 	run := func(n int) {
 		for i := range n {

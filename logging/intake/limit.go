@@ -6,30 +6,13 @@ import (
 	"log/slog"
 	"sync"
 	"time"
+
+	"github.com/backstay/backstay/logging"
 )
-
-// bucket holds tokens up to burst and gains per of them a second.
-type bucket struct {
-	rate   Rate
-	tokens float64
-	at     time.Time
-}
-
-func (b *bucket) take(now time.Time) bool {
-	if d := now.Sub(b.at); d > 0 {
-		b.tokens = min(float64(b.rate.Burst), b.tokens+d.Seconds()*b.rate.Per)
-	}
-	b.at = now
-	if b.tokens < 1 {
-		return false
-	}
-	b.tokens--
-	return true
-}
 
 // account is what one user id may still write, and how much of it was left out.
 type account struct {
-	ordinary, costly bucket
+	ordinary, costly logging.Bucket
 	count, critical  uint64
 	first            time.Time
 	noted            time.Time // when a refusal of this user was last recorded
@@ -42,11 +25,11 @@ const othersUID = -1
 // accounts are the buckets of one socket. They are safe for concurrent use.
 type accounts struct {
 	mu    sync.Mutex
-	rate  Rate
+	rate  logging.Rate
 	byUID map[int]*account
 }
 
-func newAccounts(r Rate) *accounts { return &accounts{rate: r, byUID: map[int]*account{}} }
+func newAccounts(r logging.Rate) *accounts { return &accounts{rate: r, byUID: map[int]*account{}} }
 
 // of returns the account of a user id. It is called with the lock held. One that owes no report and has a full bucket is as good
 // as none, and makes room.
@@ -56,7 +39,7 @@ func (a *accounts) of(uid int, now time.Time) *account {
 	}
 	if len(a.byUID) >= maxUIDs {
 		for id, acc := range a.byUID {
-			if acc.count == 0 && now.Sub(acc.ordinary.at) > time.Hour && now.Sub(acc.noted) > time.Hour {
+			if acc.count == 0 && now.Sub(acc.ordinary.At) > time.Hour && now.Sub(acc.noted) > time.Hour {
 				delete(a.byUID, id)
 			}
 		}
@@ -67,11 +50,8 @@ func (a *accounts) of(uid int, now time.Time) *account {
 			return acc
 		}
 	}
-	costly := Rate{a.rate.Per / 10, max(a.rate.Burst/10, 1)}
-	acc := &account{
-		ordinary: bucket{a.rate, float64(a.rate.Burst), now},
-		costly:   bucket{costly, float64(costly.Burst), now},
-	}
+	costly := logging.Rate{Per: a.rate.Per / 10, Burst: max(a.rate.Burst/10, 1)}
+	acc := &account{ordinary: logging.NewBucket(a.rate, now), costly: logging.NewBucket(costly, now)}
 	a.byUID[uid] = acc
 	return acc
 }
@@ -82,7 +62,7 @@ func (a *accounts) allow(uid int, costly bool) bool {
 	defer a.mu.Unlock()
 	now := time.Now()
 	acc := a.of(uid, now)
-	if acc.ordinary.take(now) && (!costly || acc.costly.take(now)) {
+	if acc.ordinary.Take(now) && (!costly || acc.costly.Take(now)) {
 		return true
 	}
 	if acc.count == 0 {

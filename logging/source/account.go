@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/backstay/backstay/logging"
 )
 
 // Times of the source.
@@ -26,7 +28,7 @@ const (
 func accountKind() Kind {
 	return Kind{
 		Name: "account", Sees: "accounts, groups, passwords and sudo rules that are added, removed or changed",
-		Rate: Rate{Per: 2, Burst: 100}, Open: openAccount,
+		Rate: logging.Rate{Per: 2, Burst: 100}, Open: openAccount,
 	}
 }
 

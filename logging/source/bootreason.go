@@ -13,12 +13,14 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/backstay/backstay/logging"
 )
 
 func bootKind() Kind {
 	return Kind{
 		Name: "boot", Sees: "each start of the system: its kernel, why it restarted, and whether the run before ended in order",
-		Rate: Rate{Per: 1, Burst: 4}, Open: openBoot,
+		Rate: logging.Rate{Per: 1, Burst: 4}, Open: openBoot,
 	}
 }
 

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/backstay/backstay/logging"
 )
 
 // Bounds of what is reported.
@@ -21,7 +23,7 @@ const (
 func clockKind() Kind {
 	return Kind{
 		Name: "clock", Sees: "steps of the clock, and whether a time daemon keeps it right",
-		Rate: Rate{Per: 1, Burst: 50}, Open: openClock,
+		Rate: logging.Rate{Per: 1, Burst: 50}, Open: openClock,
 	}
 }
 

@@ -14,6 +14,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/backstay/backstay/logging"
 )
 
 // Bounds of what is read.
@@ -31,7 +33,7 @@ const (
 func crashKind() Kind {
 	return Kind{
 		Name: "crash", Sees: "what the kernel kept of its last crash (pstore)",
-		Rate: Rate{Per: 1, Burst: maxCrashes}, Open: openCrash,
+		Rate: logging.Rate{Per: 1, Burst: maxCrashes}, Open: openCrash,
 	}
 }
 

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/backstay/backstay/logging"
 )
 
 // smallFile is what most implants and scripts are, in bytes.
@@ -20,16 +22,16 @@ const smallFile = 256 << 10
 // digester hashes content of files within bounds of bytes and time: a source may not keep a slow flash busy, and may not be
 // kept from its queue by a file an attacker made large.
 type digester struct {
-	max    int64         // bytes of one file
-	during time.Duration // for one file
-	budget bucket        // bytes over time
-	small  bucket        // the same for small files, so that large ones never cost them their hash
+	max    int64          // bytes of one file
+	during time.Duration  // for one file
+	budget logging.Bucket // bytes over time
+	small  logging.Bucket // the same for small files, so that large ones never cost them their hash
 	hash   hash.Hash
 	buf    []byte
 }
 
 func newDigester(max int64, during time.Duration, perSecond, burst int) *digester {
-	b := newBucket(Rate{Per: float64(perSecond), Burst: burst}, time.Now())
+	b := logging.NewBucket(logging.Rate{Per: float64(perSecond), Burst: burst}, time.Now())
 	return &digester{
 		max: max, during: during, budget: b, small: b,
 		hash: sha256.New(), buf: make([]byte, 32<<10),
@@ -59,7 +61,7 @@ func (d *digester) file(fd int) (digest, error) {
 	if st.Size <= smallFile {
 		budget = &d.small
 	}
-	if !budget.fill(now) {
+	if !budget.Fill(now) {
 		return digest{}, errBudget
 	}
 	d.hash.Reset()
@@ -86,7 +88,7 @@ func (d *digester) file(fd int) (digest, error) {
 		n, err := unix.Pread(fd, d.buf[:1], out.bytes)
 		out.whole = err == nil && n == 0
 	}
-	budget.tokens -= float64(out.bytes)
+	budget.Tokens -= float64(out.bytes)
 	d.hash.Sum(out.sum[:0])
 	return out, nil
 }

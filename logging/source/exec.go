@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/backstay/backstay/logging"
 )
 
 // Bounds of the source. What is beyond them is counted.
@@ -30,7 +32,7 @@ const (
 func execKind() Kind {
 	return Kind{
 		Name: "exec", Sees: "programs that start, programs started from places where none belong, programs and system files that are written",
-		Rate: Rate{Per: 10, Burst: 200}, Open: openExec,
+		Rate: logging.Rate{Per: 10, Burst: 200}, Open: openExec,
 	}
 }
 
@@ -68,19 +70,13 @@ type execWatcher struct {
 }
 
 // execBudgets bound the work that is done before an event is recorded, or not.
-type execBudgets struct{ ordinary, unfit, write, writeProgram bucket }
+type execBudgets struct{ ordinary, unfit, write, writeProgram logging.Bucket }
 
 func newExecBudgets() execBudgets {
-	b := func(per float64, burst int) bucket { return newBucket(Rate{Per: per, Burst: burst}, time.Now()) }
-	return execBudgets{ordinary: b(300, 1000), unfit: b(300, 1000), write: b(500, 2000), writeProgram: b(200, 1000)}
-}
-
-func (b *bucket) take(now time.Time) bool {
-	ok := b.fill(now)
-	if ok {
-		b.tokens--
+	b := func(per float64, burst int) logging.Bucket {
+		return logging.NewBucket(logging.Rate{Per: per, Burst: burst}, time.Now())
 	}
-	return ok
+	return execBudgets{ordinary: b(300, 1000), unfit: b(300, 1000), write: b(500, 2000), writeProgram: b(200, 1000)}
 }
 
 func openExec(_ context.Context, env *Env) (_ Watcher, err error) {
@@ -260,7 +256,7 @@ func (x *execWatcher) Run(ctx context.Context, sink *Sink) error {
 			return err
 		}
 		// Beyond the budget nothing is looked at, so there is no hurry either: many events at once cost less than each alone.
-		if !x.budgets.ordinary.fill(now) && !sleep(ctx, 20*time.Millisecond) {
+		if !x.budgets.ordinary.Fill(now) && !sleep(ctx, 20*time.Millisecond) {
 			continue
 		}
 	}

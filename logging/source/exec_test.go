@@ -24,7 +24,7 @@ import (
 // program copies a small program to a name.
 func program(t *testing.T, name string) (sum string) {
 	t.Helper()
-	path, err := exec.LookPath("true")
+	path, err := exec.LookPath("sleep")
 	if err != nil {
 		t.Skip(err)
 	}
@@ -99,7 +99,7 @@ func TestProgramOnMemoryFileSystemMountedLater(t *testing.T) {
 	testneed.Native(t)
 	dir := t.TempDir()
 	w := observe(t, execKind(), testEnv(t, "/"))
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m,mode=755"); err != nil {
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=4m,mode=755"); err != nil {
 		t.Skip("mount:", err)
 	}
 	defer unix.Unmount(dir, unix.MNT_DETACH)

@@ -60,9 +60,9 @@ func (x *execWatcher) program(e fanEvent) {
 	switch {
 	case class == classUnknown:
 		x.sink.Lost(1, "more programs started than could be looked at")
-	case class == classUnfit && !x.budgets.unfit.take(now):
+	case class == classUnfit && !x.budgets.unfit.Take(now):
 		x.sink.Omit("exec.writable")
-	case class == classOrdinary && !x.budgets.ordinary.take(now):
+	case class == classOrdinary && !x.budgets.ordinary.Take(now):
 		x.sink.Omit("exec")
 	default:
 		x.start(e.fd, &st, e.pid, class, now)
@@ -201,7 +201,7 @@ func (x *execWatcher) examine(now time.Time) {
 		return
 	}
 	for _, pid := range x.pending {
-		if !x.budgets.ordinary.take(now) {
+		if !x.budgets.ordinary.Take(now) {
 			x.sink.Omit("exec")
 			continue
 		}
@@ -235,7 +235,7 @@ func (x *execWatcher) file(e fanEvent) {
 	if executable {
 		budget = &x.budgets.writeProgram
 	}
-	if !budget.take(now) {
+	if !budget.Take(now) {
 		x.sink.Lost(1, "more files written than could be looked at")
 		return
 	}

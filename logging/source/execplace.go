@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/backstay/backstay/logging"
 )
 
 // device is the number of a file system, as in mountinfo and in stat(2).
@@ -50,11 +52,11 @@ type places struct {
 
 	dirs  [32]dirEntry
 	at    int
-	walks bucket // looks at directories
+	walks logging.Bucket // looks at directories
 }
 
 func newPlaces(env *Env) places {
-	return places{env: env, walks: newBucket(Rate{Per: 100, Burst: 500}, time.Now())}
+	return places{env: env, walks: logging.NewBucket(logging.Rate{Per: 100, Burst: 500}, time.Now())}
 }
 
 // chosen returns the mounts to watch, one for each file system: those of Env.Mounts, or all that can hold programs.
@@ -150,7 +152,7 @@ func (p *places) open(dir string, now time.Time) (why string, sure bool) {
 			return p.dirs[i].why, true
 		}
 	}
-	if !p.walks.take(now) {
+	if !p.walks.Take(now) {
 		return "", false
 	}
 	for d := dir; ; d = filepath.Dir(d) {
@@ -173,7 +175,7 @@ func (p *places) open(dir string, now time.Time) (why string, sure bool) {
 // loader reports whether path is the dynamic loader, which the kernel opens with every dynamic program.
 func loader(path string) bool {
 	base := filepath.Base(path)
-	for _, prefix := range [...]string{"ld-linux", "ld-musl", "ld-uClibc", "ld64-uClibc", "ld.so", "ld64.so", "ld-2."} {
+	for _, prefix := range [...]string{"ld-linux", "ld-musl", "ld-uClibc", "ld64-uClibc", "ld.so", "ld64.so", "ld-2.", "klibc-"} {
 		if strings.HasPrefix(base, prefix) {
 			return true
 		}

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/backstay/backstay/logging"
 )
 
 // Times and bounds of the source.
@@ -35,7 +37,7 @@ const (
 func fileKind() Kind {
 	return Kind{
 		Name: "file", Sees: "watched files that are changed, created, removed or given other permissions, also while the agent was down",
-		Rate: Rate{Per: 5, Burst: 200}, Open: openFile,
+		Rate: logging.Rate{Per: 5, Burst: 200}, Open: openFile,
 	}
 }
 

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/backstay/backstay/logging"
 )
 
 const (
@@ -28,7 +30,7 @@ func kauditKind() Kind {
 	return Kind{
 		Name: "kernel-audit",
 		Sees: "what the kernel's audit tells: logins, accounts, denials, anomalies, modules, changes of audit itself, and what rules ask for",
-		Rate: Rate{Per: 10, Burst: 200},
+		Rate: logging.Rate{Per: 10, Burst: 200},
 		Open: openKaudit,
 	}
 }

@@ -38,7 +38,7 @@ func native(t testing.TB, little, big string) []byte {
 
 // testSink gathers what a watcher delivers when it is called without a set. Its rate is no limit.
 func testSink(rec *recorded) *Sink {
-	return &Sink{name: "test", emit: rec.emit, limit: newLimiter(Rate{Per: 1e6, Burst: 1e6})}
+	return &Sink{name: "test", emit: rec.emit, limit: newLimiter(logging.Rate{Per: 1e6, Burst: 1e6})}
 }
 
 // live runs a kind against the kernel of this machine until the test ends. It skips where the kind says it cannot work.
@@ -46,7 +46,7 @@ func live(t *testing.T, k Kind, env *Env) *recorded {
 	t.Helper()
 	testneed.Native(t)
 	var rec recorded
-	k.Rate = Rate{Per: 1e6, Burst: 1e6}
+	k.Rate = logging.Rate{Per: 1e6, Burst: 1e6}
 	env.Logger = slog.New(slog.DiscardHandler)
 	s, err := open(t.Context(), Config{Env: *env, Emit: rec.emit}, []Kind{k})
 	if err != nil {

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/backstay/backstay/logging"
 )
 
 const (
@@ -33,7 +35,7 @@ func kmsgKind() Kind {
 	return Kind{
 		Name: "kmsg",
 		Sees: "warnings and errors of the kernel, its crashes, and crashes of programs it reports",
-		Rate: Rate{Per: 2, Burst: 60},
+		Rate: logging.Rate{Per: 2, Burst: 60},
 		Open: openKmsg,
 	}
 }

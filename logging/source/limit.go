@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/backstay/backstay/logging"
 )
 
 // How often what was left out is reported.
@@ -17,31 +19,10 @@ const (
 	maxCodes = 8
 )
 
-// bucket holds tokens up to burst and gains per of them a second.
-type bucket struct {
-	rate   Rate
-	tokens float64
-	at     time.Time
-}
-
-func newBucket(r Rate, now time.Time) bucket {
-	return bucket{rate: r, tokens: float64(r.Burst), at: now}
-}
-
-// fill adds what came in since the last call, and tells whether there is a token.
-func (b *bucket) fill(now time.Time) bool {
-	// A clock that was set back gives no tokens; time.Time carries the monotonic reading, so this is belt and braces.
-	if d := now.Sub(b.at); d > 0 {
-		b.tokens = min(float64(b.rate.Burst), b.tokens+d.Seconds()*b.rate.Per)
-	}
-	b.at = now
-	return b.tokens >= 1
-}
-
 // limiter counts what its buckets do not let through. It is safe for concurrent use.
 type limiter struct {
 	mu                 sync.Mutex
-	ordinary, critical bucket
+	ordinary, critical logging.Bucket
 	counts             []suppressed
 	first              time.Time
 }
@@ -52,9 +33,9 @@ type suppressed struct {
 	count, critical uint64
 }
 
-func newLimiter(r Rate) *limiter {
+func newLimiter(r logging.Rate) *limiter {
 	now := time.Now()
-	return &limiter{ordinary: newBucket(r, now), critical: newBucket(r, now)}
+	return &limiter{ordinary: logging.NewBucket(r, now), critical: logging.NewBucket(r, now)}
 }
 
 // allow takes a token, or counts the event as suppressed. With take false the token stays, for the event itself.
@@ -66,9 +47,9 @@ func (l *limiter) allow(code string, critical, take bool) bool {
 	if critical {
 		b = &l.critical
 	}
-	if b.fill(now) {
+	if b.Fill(now) {
 		if take {
-			b.tokens--
+			b.Tokens--
 		}
 		return true
 	}

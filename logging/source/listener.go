@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/backstay/backstay/logging"
 )
 
 const (
@@ -25,7 +27,7 @@ func listenerKind() Kind {
 	return Kind{
 		Name: "listener",
 		Sees: "TCP and UDP ports that begin and cease to accept packets, and whose they are",
-		Rate: Rate{Per: 5, Burst: 100},
+		Rate: logging.Rate{Per: 5, Burst: 100},
 		Open: openListener,
 	}
 }

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/backstay/backstay/logging"
 )
 
 // Times of the source.
@@ -34,7 +36,7 @@ const (
 func loginKind() Kind {
 	return Kind{
 		Name: "login", Sees: "logins, failed logins and ends of sessions, from the system's log and its login records",
-		Rate: Rate{Per: 2, Burst: 100}, Open: openLogin,
+		Rate: logging.Rate{Per: 2, Burst: 100}, Open: openLogin,
 	}
 }
 

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/backstay/backstay/logging"
 )
 
 // Bounds of what is kept of a mount table.
@@ -32,7 +34,7 @@ const mountSettle = 200 * time.Millisecond
 func mountKind() Kind {
 	return Kind{
 		Name: "mount", Sees: "file systems that are mounted, unmounted or mounted anew with other options",
-		Rate: Rate{Per: 5, Burst: 100}, Open: openMount,
+		Rate: logging.Rate{Per: 5, Burst: 100}, Open: openMount,
 	}
 }
 

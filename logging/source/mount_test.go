@@ -75,7 +75,7 @@ func TestParseMount(t *testing.T) {
 
 func TestMountDiff(t *testing.T) {
 	var rec recorded
-	sink := &Sink{name: "mount", emit: rec.emit, limit: newLimiter(Rate{1, 100})}
+	sink := &Sink{name: "mount", emit: rec.emit, limit: newLimiter(logging.Rate{Per: 1, Burst: 100})}
 	line := func(s string) mount { m, _ := parseMount(s); return m }
 	m := mountWatcher{known: byID([]mount{line("1 0 8:1 / / rw - ext4 a rw"), line("2 1 8:2 / /data rw,nosuid - ext4 b rw")})}
 	m.diff([]mount{line("1 0 8:1 / / ro - ext4 a rw"), line("2 1 8:3 / /data rw - vfat c rw"), line("3 1 0:9 / /x rw - tmpfs t rw")}, sink)

@@ -96,7 +96,7 @@ func runWatcher(t *testing.T, w Watcher) *watching {
 	}
 	t.Log("covers:", w.Covers())
 	out := &watching{}
-	out.sink = &Sink{name: "test", emit: out.emit, limit: newLimiter(Rate{Per: 10000, Burst: 10000})}
+	out.sink = &Sink{name: "test", emit: out.emit, limit: newLimiter(logging.Rate{Per: 10000, Burst: 10000})}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() { done <- errors.Join(w.Run(ctx, out.sink), w.Close()) }()

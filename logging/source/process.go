@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/backstay/backstay/logging"
 )
 
 // Numbers of the proc connector, from linux/connector.h and linux/cn_proc.h.
@@ -37,7 +39,7 @@ func processKind() Kind {
 	return Kind{
 		Name:    "process",
 		Sees:    "processes that become root, that crash, and, where exec does not see it better, programs that start",
-		Rate:    Rate{Per: 5, Burst: 100},
+		Rate:    logging.Rate{Per: 5, Burst: 100},
 		YieldTo: "exec",
 		Open:    openProcess,
 	}
@@ -51,8 +53,8 @@ type processWatcher struct {
 	ids   map[uint32]*processIDs
 	order []uint32 // of ids, oldest first
 	poll  time.Duration
-	quiet bool   // starts are filtered out in the kernel
-	execs bucket // the part of the rate for starts of programs: a flood of them must not hide who became root in it
+	quiet bool           // starts are filtered out in the kernel
+	execs logging.Bucket // the part of the rate for starts of programs: a flood of them must not hide who became root in it
 }
 
 // processIDs is what was last heard of a process.
@@ -66,7 +68,7 @@ func openProcess(ctx context.Context, env *Env) (Watcher, error) {
 	if err != nil {
 		return nil, lacks(err, "CONFIG_CONNECTOR", "CAP_NET_ADMIN")
 	}
-	w := &processWatcher{sock: s, proc: newProcReader(env), ids: map[uint32]*processIDs{}, poll: max(env.Poll, time.Second), execs: newBucket(Rate{Per: 3, Burst: 60}, time.Now())}
+	w := &processWatcher{sock: s, proc: newProcReader(env), ids: map[uint32]*processIDs{}, poll: max(env.Poll, time.Second), execs: logging.NewBucket(logging.Rate{Per: 3, Burst: 60}, time.Now())}
 	w.filter(true)
 	if err := w.listen(ctx); err != nil {
 		return nil, errors.Join(err, s.Close())
@@ -200,7 +202,7 @@ func (w *processWatcher) take(ev procEvent, sink *Sink) {
 	case procExec:
 		switch {
 		case sink.Yields():
-		case !w.execs.take(time.Now()):
+		case !w.execs.Take(time.Now()):
 			sink.Omit("exec")
 		case sink.Allow("exec"):
 			sink.Event("exec", w.describe(ev.tgid, "a program started")...)

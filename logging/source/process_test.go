@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/backstay/backstay/logging"
 	"github.com/backstay/backstay/testdata/testneed"
 )
 
@@ -69,7 +70,7 @@ func FuzzProcEvent(f *testing.F) {
 }
 
 func newProcessWatcher(root string) *processWatcher {
-	return &processWatcher{proc: newProcReader(&Env{Root: root}), ids: map[uint32]*processIDs{}, execs: newBucket(Rate{Per: 3, Burst: 60}, time.Now())}
+	return &processWatcher{proc: newProcReader(&Env{Root: root}), ids: map[uint32]*processIDs{}, execs: logging.NewBucket(logging.Rate{Per: 3, Burst: 60}, time.Now())}
 }
 
 func TestWhoBecomesRoot(t *testing.T) {

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/backstay/backstay/logging"
 )
 
 // Bounds of what is remembered of the network.
@@ -24,7 +26,7 @@ func routeKind() Kind {
 	return Kind{
 		Name: "route",
 		Sees: "network interfaces, their addresses and default routes that change",
-		Rate: Rate{Per: 2, Burst: 60},
+		Rate: logging.Rate{Per: 2, Burst: 60},
 		Open: openRoute,
 	}
 }

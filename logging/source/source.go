@@ -30,7 +30,9 @@ var ErrUnavailable = errors.New("not available here")
 type Kind struct {
 	Name string // stable: it is in configurations and in the inventory
 	Sees string // what it sees, a phrase for the inventory and the documentation
-	Rate Rate   // how many events it may record
+	// Rate is how many events it may record. Critical ones (see logging.Event.Critical) have a bucket of their own of the same
+	// size, so that a flood of ordinary ones never costs a critical one.
+	Rate logging.Rate
 
 	// YieldTo names a kind that sees some of the same better, "" for none. While that one works, Sink.Yields is true, and this
 	// one leaves those events out. Which they are is its own affair.
@@ -86,13 +88,6 @@ func (e *Env) Path(name string) string {
 		return name
 	}
 	return e.Root + name
-}
-
-// Rate is a token bucket: Burst events at once, Per more in each second. Critical events (see logging.Event.Critical) have a
-// bucket of their own of the same size, so that a flood of ordinary ones never costs a critical one.
-type Rate struct {
-	Per   float64
-	Burst int
 }
 
 // Kinds lists every source, in the order of the inventory.

@@ -59,7 +59,7 @@ func (f fakeWatcher) Run(ctx context.Context, sink *Sink) error { return f.run(c
 func (f fakeWatcher) Close() error                              { *f.closed++; return nil }
 
 func fake(name string, closed *int, run func(ctx context.Context, sink *Sink) error) Kind {
-	return Kind{Name: name, Sees: "tests", Rate: Rate{Per: 1, Burst: 10}, Open: func(context.Context, *Env) (Watcher, error) {
+	return Kind{Name: name, Sees: "tests", Rate: logging.Rate{Per: 1, Burst: 10}, Open: func(context.Context, *Env) (Watcher, error) {
 		return fakeWatcher{run, closed}, nil
 	}}
 }
@@ -111,7 +111,7 @@ func TestFloodIsCountedAndSparesCriticalEvents(t *testing.T) {
 
 func TestLimiterRefills(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newLimiter(Rate{Per: 2, Burst: 4})
+		l := newLimiter(logging.Rate{Per: 2, Burst: 4})
 		passed := func() (n int) {
 			for range 100 {
 				if l.allow("x", false, true) {
@@ -149,7 +149,7 @@ func TestLimiterRefills(t *testing.T) {
 func TestAllowAsksWithoutTaking(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var rec recorded
-		s := &Sink{name: "s", emit: rec.emit, limit: newLimiter(Rate{Per: 1, Burst: 3})}
+		s := &Sink{name: "s", emit: rec.emit, limit: newLimiter(logging.Rate{Per: 1, Burst: 3})}
 		for range 10 {
 			if s.Allow("exec") {
 				s.Event("exec")

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/backstay/backstay/logging"
 )
 
 // Bounds of what is remembered of devices.
@@ -24,7 +26,7 @@ func ueventKind() Kind {
 	return Kind{
 		Name: "uevent",
 		Sees: "devices that are plugged in and out, modules of the kernel, and ways to debug the device over USB",
-		Rate: Rate{Per: 10, Burst: 100},
+		Rate: logging.Rate{Per: 10, Burst: 100},
 		Open: openUevent,
 	}
 }

@@ -41,6 +41,9 @@ func Long(t testing.TB, target string) {
 	}
 }
 
+// Guest reports whether the test runs in the guest of testdata/guest: a kernel of its own, on a processor that is emulated.
+func Guest() bool { return os.Getenv("BACKSTAY_TEST_GUEST") == "1" }
+
 // Native skips a test where the program runs under an emulator: the kernel cannot start it again, and its times are the
 // emulator's.
 func Native(t testing.TB) {
