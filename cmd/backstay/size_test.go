@@ -19,14 +19,15 @@ import (
 
 // The budgets, and why these numbers.
 const (
-	// Boards with 16 MiB of NOR flash keep two root file systems of 7 MiB, compressed about 1:3.5: an agent of 12 MiB takes
-	// 3.4 MiB of one, half of it. That is the most such a board can give. The four libraries the product is made of, without
-	// anything of ours, are 7.2 MB on arm; the rules, what inspects and what mends for them are 2.3 MB.
-	budgetARM = 12 << 20
+	// Boards with 16 MiB of NOR flash keep two root file systems of 7 MiB, compressed about 1:3.5: an agent of 13.5 MiB takes
+	// 3.9 MiB of one, a little more than half. That is the most such a board can give. The four libraries the product is made of,
+	// without anything of ours, are 7.2 MB on arm; the rules, what inspects and what mends for them are 2.3 MB; every boot loader,
+	// raw flash and deltas are 0.8 MB.
+	budgetARM = 13<<20 + 1<<19
 	// MIPS code is about a seventh larger than ARM code.
-	budgetMIPS = 14 << 20
+	budgetMIPS = 15<<20 + 1<<19
 	// amd64 is built only to have the agent's memory without an emulator.
-	budgetAMD64 = 13 << 20
+	budgetAMD64 = 14<<20 + 1<<19
 	// On a board with 64 MiB of memory the agent may hold a quarter while every source of the audit log is open. Two thirds of
 	// that are the binary's own pages, which the kernel may drop; 4.7 MB were the agent's own when this was written, 2.8 MB of
 	// them without sources.
