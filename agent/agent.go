@@ -53,13 +53,14 @@ type agent struct {
 	identity *identity.Identity
 	log      *spool.Log
 
-	updater *updater      // nil when the configuration has no update section, or it cannot start
-	guard   *guard        // nil when no baseline applies
-	policy  *policies     // beside guard; without a client when there is no repository
-	shipper *ship.Shipper // nil when records stay on the device
-	sources *source.Set   // nil when they could not be configured
-	tpm     *tpm.Device   // nil without a counter in a TPM
-	intake  programs      // what the product's own programs write
+	updater  *updater      // nil when the configuration has no update section, or it cannot start
+	progress *progress     // beside updater
+	guard    *guard        // nil when no baseline applies
+	policy   *policies     // beside guard; without a client when there is no repository
+	shipper  *ship.Shipper // nil when records stay on the device
+	sources  *source.Set   // nil when they could not be configured
+	tpm      *tpm.Device   // nil without a counter in a TPM
+	intake   programs      // what the product's own programs write
 
 	owned        gate          // opened once the device has a certificate
 	identityKick chan struct{} // makes the identity loop look now
@@ -196,6 +197,7 @@ func (a *agent) serve(ctx context.Context, socket net.Listener, notify notifier)
 	}
 	if a.updater != nil {
 		run(func(ctx context.Context) error { return a.updater.run(ctx, a.owned) })
+		run(func(ctx context.Context) error { a.progress.run(ctx); return nil })
 	}
 	<-inner.Done()
 	parts.Wait()

@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"path/filepath"
 
+	"github.com/backstay/backstay/agent/config"
 	"github.com/backstay/backstay/agent/store"
 	"github.com/backstay/backstay/update"
 	"github.com/backstay/backstay/update/floor"
@@ -29,9 +31,10 @@ func (a *agent) tryOpenUpdater() error {
 		return fmt.Errorf("read update.root_file: %w: %w", update.ErrSetup, err)
 	}
 	client, err := trust.New(trust.Config{
-		FactoryRoot: root, MetadataURL: a.cfg.Update.MetadataURL, TargetsURL: a.cfg.Update.TargetsURL,
-		HTTP:  &http.Client{Transport: trust.NewTransport(a.identity.TLS())},
-		Store: trustStore{a.store, a.clock}, Now: a.clock.Now, Emit: a.recorder.emit,
+		FactoryRoot: root, MetadataURL: a.cfg.Update.MetadataURL, TargetsURL: a.cfg.Update.TargetsURL, Mirrors: mirrors(a.cfg.Update.Mirrors),
+		Limits: trust.Limits{Bandwidth: int64(a.cfg.Update.Bandwidth)},
+		HTTP:   &http.Client{Transport: trust.NewTransport(a.identity.TLS())},
+		Store:  trustStore{a.store, a.clock}, Now: a.clock.Now, Emit: a.recorder.emit,
 	})
 	if err != nil {
 		return err
@@ -56,17 +59,34 @@ func (a *agent) tryOpenUpdater() error {
 		return err
 	}
 	checks := health{checks: a.cfg.Update.Health, connected: a.connected, worst: a.worst}
-	a.updater = &updater{
+	u := &updater{
 		poll: a.cfg.Update.Poll.Std(), logger: a.logger, wake: make(chan struct{}, 1), looked: a.looked,
-		machine: &update.Machine{
-			Source: trust.NewSource(client, a.device(floorFile)),
-			Slots:  slots, Boot: loader, Floor: floorFile, Journal: a.store,
-			Health: checks.run, Reboot: a.restart, Emit: a.recorder.emit, Now: a.clock.Now,
-			BootID: func() string { return a.recorder.bootID },
-			Names:  names, Attempts: a.cfg.Update.Attempts, TrialTimeout: a.cfg.Update.TrialTimeout.Std(),
-		},
+		client: client, source: trust.NewSource(client, a.device(floorFile)), dirs: a.cfg.Update.LocalDirs,
 	}
+	when, err := newPolicy(a.cfg.Update, func() bool { return u.directory() != nil })
+	if err != nil {
+		return err
+	}
+	changed := make(chan struct{}, 1)
+	u.machine = &update.Machine{
+		Source: u.source,
+		Slots:  slots, Boot: loader, Floor: floorFile, Journal: a.store,
+		Health: checks.run, Reboot: a.restart, Emit: a.recorder.emit, Now: a.clock.Now,
+		BootID: func() string { return a.recorder.bootID },
+		Names:  names, Attempts: a.cfg.Update.Attempts, TrialTimeout: a.cfg.Update.TrialTimeout.Std(),
+		Policy: when, Late: a.clock.Late, Changed: func() { kick(changed) },
+		Postponing: update.PostponeLimit{Times: a.cfg.Update.PostponeTimes, Total: a.cfg.Update.PostponeTotal.Std()},
+	}
+	a.updater = u
+	a.progress = &progress{path: filepath.Join(a.cfg.RunDir, "update.json"), brief: u.machine.Brief, now: a.clock.Now, logger: a.logger, kick: changed}
 	return nil
+}
+
+func mirrors(list []config.Mirror) (out []trust.Mirror) {
+	for _, m := range list {
+		out = append(out, trust.Mirror(m))
+	}
+	return out
 }
 
 // provisioned reports whether this device has dealt with an update before. Its floor was written before that: when it is

@@ -48,7 +48,11 @@ func (a *agent) handlers() control.Handler {
 	}
 	if a.updater != nil {
 		h[control.MethodUpdateCheck] = read(a.updateCheck)
-		h[control.MethodUpdateInstall] = command(a, control.MethodUpdateInstall, a.updateInstall)
+		h[control.MethodUpdateInstall] = control.Typed(a.updateInstall)
+		h[control.MethodUpdateStatus] = read(a.updateExplain)
+		h[control.MethodUpdateApprove] = command(a, control.MethodUpdateApprove, a.updateAnswer(update.AnswerApprove))
+		h[control.MethodUpdateReject] = command(a, control.MethodUpdateReject, a.updateAnswer(update.AnswerReject))
+		h[control.MethodUpdatePostpone] = control.Typed(a.updatePostpone)
 		h[control.MethodUpdateHistory] = read(a.updateHistory)
 		h[control.MethodUpdateCancel] = command(a, control.MethodUpdateCancel, a.updateCancel)
 		h[control.MethodUpdatePardon] = command(a, control.MethodUpdatePardon, a.updatePardon)
@@ -134,28 +138,6 @@ func (a *agent) verifyLog(ctx context.Context) (control.AuditReport, error) {
 		out.Bad.First, out.Bad.Last = r.Bad.First, r.Bad.Last
 	}
 	return out, nil
-}
-
-func (a *agent) updateCheck(ctx context.Context) (control.UpdateCheck, error) {
-	out := control.UpdateCheck{Current: a.recorder.firmware}
-	r, err := a.updater.check(ctx)
-	if err == nil && r != nil {
-		out.Release = release(*r)
-	}
-	return out, err
-}
-
-func (a *agent) updateInstall(ctx context.Context) (control.UpdateCheck, error) {
-	out, err := a.updateCheck(ctx)
-	if err == nil && out.Release != nil {
-		a.updater.ring()
-		out.Started = true
-	}
-	return out, err
-}
-
-func (a *agent) updateCancel(context.Context) (control.Done, error) {
-	return control.Done{What: "update cancelled"}, a.updater.machine.Cancel()
 }
 
 func (a *agent) updatePardon(context.Context) (control.Done, error) {

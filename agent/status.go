@@ -51,7 +51,7 @@ func (a *agent) firmwareStatus() control.Firmware {
 	}
 	s := a.updater.machine.Status()
 	out.Slot, out.Floor = string(s.Booted), s.Floor
-	out.Confirmed = s.State != update.Trial && s.State != update.Committing
+	out.Confirmed = s.Booted != s.Slot || s.State != update.Trial && s.State != update.Committing
 	if img, known := s.Images[s.Booted]; known {
 		out.Counter = img.Counter
 	}
@@ -78,13 +78,26 @@ func (a *agent) updateStatus() control.Update {
 	if err := a.updater.last; err != nil && !errors.Is(err, update.ErrNothing) {
 		out.Last = Classify(err)
 	}
+	if w, is := errors.AsType[*update.Waiting](a.updater.last); is {
+		out.Last.Code = w.Decision.Reasons[0].Code
+		s := step(w.Decision)
+		out.Waiting = &s
+	}
+	return out
+}
+
+func step(d update.Decision) control.Step {
+	out := control.Step{Step: string(d.Step), Allowed: d.Allowed, Because: d.Because}
+	for _, r := range d.Reasons {
+		out.Reasons = append(out.Reasons, control.Reason(r))
+	}
 	return out
 }
 
 func release(r update.Release) *control.Release {
 	return &control.Release{
 		Version: r.Version, Counter: r.Counter, Floor: r.Floor, Length: r.Length, SHA256: hex.EncodeToString(r.SHA256[:]),
-		Class: r.Class, Advisories: r.Advisories, SupportEnd: r.SupportEnd,
+		Class: r.Class, Advisories: r.Advisories, Notes: r.Notes, SupportEnd: r.SupportEnd, Deadline: r.Deadline,
 	}
 }
 

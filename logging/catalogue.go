@@ -117,6 +117,7 @@ var abouts = [...]about{
 	{"time.unsynced", bySources, "the clock is not synchronised, or may be wrong by too much", "", "CS:SRT(4)"},
 	{"update.available", byUpdate, "there is a newer release for this device", "version counter", "SU:APP(1)"},
 	{"update.committed", byUpdate, "a new image passed its checks and is kept", "version slot", "SU:UPD(7) CS:RDL(3)"},
+	{"update.decision", byUpdate, "a person approved, rejected or postponed a release", "decision version until", "SU:APP(1) CS:EVR(2)"},
 	{"update.floors-lowered", byUpdate, "trusted metadata went down by a signed recovery", "", "SU:UPD(3)"},
 	{"update.installed", byUpdate, "an image was written and read back", "version slot digest", "SU:UPD(1)"},
 	{"update.mirror-refused", byUpdate, "a mirror sent what is not signed; another is asked", "mirror code reason", "SU:UPD(6) CS:EVR(8)"},
@@ -125,6 +126,7 @@ var abouts = [...]about{
 	{"update.root-rotated", byUpdate, "the root of trust for firmware changed", "version", "SU:UPD(6) CS:EVR(10)"},
 	{"update.trust-damaged", byUpdate, "stored metadata is not what it was", "why", "SU:UPD(6) CS:AWR"},
 	{"update.verified", byUpdate, "metadata was fetched and verified", "", "SU:UPD(6)"},
+	{"update.waiting", byUpdate, "a step of an update is not allowed yet", "step code reason until version", "SU:APP(1)"},
 	{"usb.inserted", bySources, "a USB device was plugged in", "name devpath usb_id serial driver", "LA:IFC DI:IMS"},
 	{"usb.removed", bySources, "a USB device was unplugged", "devpath usb_id", "LA:IFC"},
 }

@@ -194,6 +194,7 @@ var kinds = [...]Kind{
 	{"time.unsynced", classKernel, activityOther, "Time not synchronised", SeverityMedium, OutcomeFailure, false},
 	{"update.available", classPatch, 1, "", SeverityInfo, OutcomeSuccess, false},
 	{"update.committed", classApp, 8, "", SeverityInfo, OutcomeSuccess, true},
+	{"update.decision", classApp, activityOther, "Decide", SeverityMedium, OutcomeSuccess, true},
 	{"update.floors-lowered", classApp, activityOther, "Lower floors", SeverityHigh, OutcomeSuccess, true},
 	{"update.installed", classApp, 1, "", SeverityInfo, OutcomeSuccess, true},
 	{"update.mirror-refused", classDetection, 1, "", SeverityMedium, OutcomeFailure, false},
@@ -202,6 +203,7 @@ var kinds = [...]Kind{
 	{"update.root-rotated", classApp, activityOther, "Rotate root", SeverityMedium, OutcomeSuccess, true},
 	{"update.trust-damaged", classDetection, 1, "", SeverityHigh, OutcomeFailure, true},
 	{"update.verified", classApp, activityOther, "Verify", SeverityInfo, OutcomeSuccess, false},
+	{"update.waiting", classPatch, activityOther, "Wait", SeverityInfo, OutcomeSuccess, false},
 	{"usb.inserted", classPeripheral, 1, "", SeverityMedium, OutcomeSuccess, false},
 	{"usb.removed", classPeripheral, 2, "", SeverityInfo, OutcomeSuccess, false},
 }

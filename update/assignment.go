@@ -54,6 +54,10 @@ type Assigned struct {
 	NotAfter  time.Time // zero: no end
 	Paused    bool
 	Downgrade bool // may replace a version that compares as newer
+
+	// Deadline is when a security release stops waiting for windows and people;
+	// zero: never. It is not in the file but beside its digest, see AddDeadlines.
+	Deadline time.Time
 }
 
 // AssignmentPath is the TUF target path of a product's assignment.
@@ -206,6 +210,89 @@ func parseAssigned(b []byte, product string) (Assigned, error) {
 		o.fail("not_after is not after not_before")
 	}
 	return e, o.err
+}
+
+// Deadlines returns the custom part of the target that an assignment is: the
+// deadlines of its entries by path, nil if there are none.
+//
+// They are there and not in the file because agents that do not know them refuse
+// a file with an unknown field, and would then get no update at all. What they
+// miss is harmless: they wait for the people and windows they would wait for
+// anyway. The same signature covers both.
+func (a Assignment) Deadlines() (json.RawMessage, error) {
+	all := map[string]time.Time{}
+	for _, e := range a.Entries {
+		if !e.Deadline.IsZero() {
+			all[e.Path] = seconds(e.Deadline)
+		}
+	}
+	if len(all) == 0 {
+		return nil, nil
+	}
+	return json.Marshal(map[string]any{"backstay": 1, "deadlines": all})
+}
+
+// AddDeadlines reads what Deadlines returned. Fields it does not know are
+// ignored, as in the custom part of any target; refusals have code
+// malformed-assignment.
+func (a *Assignment) AddDeadlines(custom []byte) error {
+	err := a.addDeadlines(custom)
+	if err != nil {
+		return &Refusal{Code: "malformed-assignment", What: "read assignment", Why: err.Error(), Err: err}
+	}
+	return nil
+}
+
+func (a *Assignment) addDeadlines(custom []byte) error {
+	if len(custom) == 0 {
+		return nil
+	}
+	if len(custom) > MaxCustom {
+		return fmt.Errorf("%d bytes beside it, the limit is %d", len(custom), MaxCustom)
+	}
+	o, err := parseObject(custom)
+	if err != nil || !o.has("deadlines") {
+		return err
+	}
+	o.format("backstay")
+	raw, _ := o.raw("deadlines")
+	if o.err != nil {
+		return o.err
+	}
+	d, err := parseObject(raw)
+	if err != nil {
+		return fmt.Errorf("deadlines: %w", err)
+	}
+	for i := range a.Entries {
+		a.Entries[i].Deadline = d.time(a.Entries[i].Path)
+	}
+	return d.err
+}
+
+// Standing is how one rollout looks from one device.
+type Standing struct {
+	Version   string
+	From, To  uint32  // percent of the devices it reaches
+	Place     float64 // of this device among them, in percent: reached when From <= Place < To
+	Named     bool    // the rollout names devices; Reached says whether this is one
+	NotBefore time.Time
+	NotAfter  time.Time
+	Deadline  time.Time
+	Paused    bool
+	Reached   bool // it concerns this device now; the first that does decides
+}
+
+// Standings explains an assignment to a device, entry by entry, in the order in
+// which For looks at them.
+func (a Assignment) Standings(dev Device, now time.Time) []Standing {
+	var out []Standing
+	for _, e := range a.Entries {
+		out = append(out, Standing{
+			Version: e.version(a.Product), From: e.From, To: e.To, Place: float64(Cohort(dev.ID, e.Path)) / 100, Named: len(e.Devices) > 0,
+			NotBefore: e.NotBefore, NotAfter: e.NotAfter, Deadline: e.Deadline, Paused: e.Paused, Reached: e.concerns(dev, now),
+		})
+	}
+	return out
 }
 
 func (o *object) cohort(f string) (from, to uint32) {

@@ -111,7 +111,8 @@ func (m *Machine) rollback(ctx context.Context, job *Job) error {
 	return m.enter(&next, Idle, Arming)
 }
 
-// Cancel gives up an update that has not reached the boot loader. After that it is too late, and Mark is the way.
+// Cancel gives up an update whose new slot has not been started. After that it is too late, and Mark is the way. What the boot
+// loader was told already is taken back by the next Run.
 func (m *Machine) Cancel() error {
 	if m.interrupt(errCanceled, Checking, Downloading) {
 		return nil
@@ -124,11 +125,37 @@ func (m *Machine) Cancel() error {
 	if err != nil {
 		return err
 	}
-	if job.State != Downloading {
-		return tooLate("cancel the update", job.State)
+	from, next := job.State, Reporting
+	switch {
+	case from == Downloading:
+	case m.holds() && (from == Arming || m.sameBoot(&job)):
+		booted, err := m.booted()
+		if err != nil {
+			return err
+		}
+		if booted == job.Slot {
+			return tooLate("cancel the update", from)
+		}
+		next = Reverting
+	default:
+		return tooLate("cancel the update", from)
 	}
-	job.Fail = failure(Downloading, errCanceled)
-	return m.enter(&job, Downloading, Reporting)
+	job.Fail = failure(from, errCanceled)
+	return m.enter(&job, from, next)
+}
+
+// holds reports whether the last run ended because the policy held the job.
+func (m *Machine) holds() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	_, is := errors.AsType[*Waiting](m.done)
+	return is
+}
+
+// sameBoot reports whether the slot was armed in this boot.
+func (m *Machine) sameBoot(job *Job) bool {
+	id := m.bootID()
+	return id != "" && id == job.BootID
 }
 
 // Pardon empties the quarantine, so that every release may be tried again. It is for a person who has removed the cause.
@@ -179,6 +206,9 @@ type Status struct {
 	Images     map[SlotID]Image `json:"images,omitempty"`
 	Quarantine []Quarantined    `json:"quarantine,omitempty"`
 	History    []Outcome        `json:"history,omitempty"`
+	Offered    *Release         `json:"offered,omitempty"`  // meant for this device, not begun
+	Wish       Wish             `json:"wish,omitzero"`      // about Release, or Offered
+	Waiting    *Decision        `json:"waiting,omitempty"`  // what the last run waits for
 	Last       string           `json:"last,omitempty"`     // the error the last run ended with
 	Problems   []string         `json:"problems,omitempty"` // parts that could not be asked
 }
@@ -186,20 +216,7 @@ type Status struct {
 // Status returns the state of the update and of the parts it works on. It does not wait for a running update. Before the
 // first Run or Resume it shows no job.
 func (m *Machine) Status() Status {
-	m.mu.Lock()
-	job, done := m.job.clone(), m.done
-	m.mu.Unlock()
-	s := Status{State: job.State, Slot: job.Slot, Offset: job.Offset, Fail: job.Fail, Images: job.Images,
-		Quarantine: job.Quarantine, History: job.History}
-	if s.State == "" {
-		s.State = Idle
-	}
-	if job.Slot != "" {
-		s.Release = &job.Release
-	}
-	if done != nil {
-		s.Last = done.Error()
-	}
+	s := m.Brief()
 	var err error
 	note := func(what string, err error) {
 		if err != nil {
@@ -212,5 +229,29 @@ func (m *Machine) Status() Status {
 	note("floor", err)
 	s.Boot, err = m.Boot.State()
 	note("boot loader", err)
+	return s
+}
+
+// Brief is Status without the parts, which cost reads of the boot loader's storage. It is cheap enough for every second.
+func (m *Machine) Brief() Status {
+	m.mu.Lock()
+	job, done, offered := m.job.clone(), m.done, m.offered
+	m.mu.Unlock()
+	s := Status{State: job.State, Slot: job.Slot, Offset: job.Offset, Fail: job.Fail, Images: job.Images,
+		Quarantine: job.Quarantine, History: job.History}
+	if s.State == "" {
+		s.State = Idle
+	}
+	if job.Slot != "" {
+		s.Release, s.Wish = &job.Release, m.wished(job.Release)
+	} else if offered.Path != "" {
+		s.Offered, s.Wish = &offered, m.wished(offered)
+	}
+	if done != nil {
+		s.Last = done.Error()
+	}
+	if w, is := errors.AsType[*Waiting](done); is {
+		s.Waiting = &w.Decision
+	}
 	return s
 }

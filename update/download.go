@@ -33,6 +33,9 @@ func (m *Machine) download(ctx context.Context, job *Job) error {
 	if err := m.permit(job.Release); err != nil {
 		return err
 	}
+	if err := m.await(ctx, job, StepDownload); err != nil {
+		return err
+	}
 	if err := m.Boot.Keep(job.From); err != nil {
 		return fmt.Errorf("keep running slot %s: %w", job.From, err)
 	}
@@ -56,6 +59,9 @@ func (m *Machine) download(ctx context.Context, job *Job) error {
 
 // interrupted decides whether a download that ended early goes on later.
 func (m *Machine) interrupted(ctx context.Context, job *Job, err error) error {
+	if w, is := errors.AsType[*Waiting](err); is {
+		return m.held(job, w)
+	}
 	if ctx.Err() != nil || !errors.Is(err, ErrRetry) || errors.Is(err, ErrRefused) || job.Cuts >= maxCuts {
 		return err
 	}
@@ -145,7 +151,10 @@ func (m *Machine) copy(ctx context.Context, job *Job, w Writer, h hash.Hash) err
 			m.progress(at)
 		}
 		if at < length && (at-job.Offset >= m.every(length) || (rerr != nil && at > job.Offset)) {
-			if err := m.mark(job, w, at); err != nil {
+			if err := m.durable(job, w, at); err != nil {
+				return err
+			}
+			if err := m.ask(ctx, StepDownload, job.Release); rerr == nil && !job.Local && err != nil {
 				return err
 			}
 		}
@@ -161,8 +170,8 @@ func (m *Machine) copy(ctx context.Context, job *Job, w Writer, h hash.Hash) err
 	}
 }
 
-// mark makes what was written durable, then says so in the journal.
-func (m *Machine) mark(job *Job, w Writer, at int64) error {
+// durable makes what was written durable, then says so in the journal.
+func (m *Machine) durable(job *Job, w Writer, at int64) error {
 	if err := w.Sync(); err != nil {
 		return fmt.Errorf("sync slot %s: %w", job.Slot, err)
 	}
@@ -177,8 +186,9 @@ func (m *Machine) checkpoint(job *Job, at int64) error {
 // progress shows bytes that are written but not yet durable.
 func (m *Machine) progress(at int64) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	m.job.Offset = at
+	m.mu.Unlock()
+	m.changed()
 }
 
 func orShort(err error) error {

@@ -67,7 +67,7 @@ func (m *Machine) report(_ context.Context, job *Job) error {
 	if o.Result == Committed {
 		next.Images[job.Slot] = imageOf(job.Release)
 		next.Quarantine = slices.DeleteFunc(next.Quarantine, func(q Quarantined) bool { return q.SHA256 == o.SHA256 })
-	} else {
+	} else if o.Fail.Code != CodeSuperseded {
 		next.punish(m, o)
 	}
 	*job = next
@@ -98,7 +98,7 @@ func (j *Job) result() Result {
 	switch {
 	case j.Fail == nil || j.Stays:
 		return Committed
-	case j.Fail.Code == CodeCanceled:
+	case j.Fail.Code == CodeCanceled, j.Fail.Code == CodeSuperseded:
 		return Canceled
 	case j.Fail.In == Downloading:
 		return Rejected

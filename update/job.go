@@ -23,12 +23,14 @@ type Job struct {
 	BootID string    `json:"boot_id,omitempty"` // the boot in which the slot was armed
 	Stays  bool      `json:"stays,omitempty"`   // reverting found no way back above the floor
 	Local  bool      `json:"local,omitempty"`   // begun by a local command, not by a new release
+	Waited bool      `json:"waited,omitempty"`  // the policy held it back: whether it is still wanted is asked again
 	Fail   *Failure  `json:"fail,omitempty"`
 
 	Images     map[SlotID]Image `json:"images,omitempty"`     // what we know to be in each slot
 	Quarantine []Quarantined    `json:"quarantine,omitempty"` // at most maxQuarantine
 	History    []Outcome        `json:"history,omitempty"`    // at most maxHistory, oldest first
 	Refused    string           `json:"refused,omitempty"`    // the last refusal reported, so that a poll does not repeat it
+	Wish       Wish             `json:"wish,omitzero"`        // what a person wants with one release
 }
 
 // Failure says why a job does not end in a kept release.
@@ -55,6 +57,7 @@ const (
 	CodeTooLate     = "too-late"
 	CodeNoImage     = "no-known-image"
 	CodeChanged     = "slot-changed"
+	CodeSuperseded  = "superseded" // another release, or none, is meant for this device by now
 )
 
 // Image is what a slot is known to hold.

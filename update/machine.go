@@ -30,6 +30,14 @@ type Machine struct {
 	Emit Emit
 	// Now returns trusted time. Default: time.Now.
 	Now func() time.Time
+	// Policy says when what is allowed. Default: everything at any time.
+	Policy *Policy
+	// Late reports that the clock is not set, and Now only a lower bound. Default: it is set.
+	Late func() bool
+	// Postponing is how long people may put a release off.
+	Postponing PostponeLimit
+	// Changed is told that Status may have something new. It must not block nor call the machine. May be nil.
+	Changed func()
 	// BootID returns a string that differs in every boot, so that a restart of the process is not taken for a reboot.
 	// Default: none, every start of the process counts as a boot.
 	BootID func() string
@@ -45,12 +53,23 @@ type Machine struct {
 
 	running sync.Mutex // held while the job is being worked on
 
+	saving sync.Mutex // held while the job is being saved; guards saved and loaded
+	saved  Job        // as the journal has it
+	loaded bool
+
 	mu     sync.Mutex // guards what follows
 	job    Job        // as last saved, with the progress since
 	active bool       // a row is running
 	stop   context.CancelCauseFunc
 	order  error // the local command that stopped the row
 	done   error // how the last run ended
+
+	offered Release  // meant for this device, not begun; zero when none
+	told    [32]byte // the release that was announced
+	waits   Release  // what decided is about
+	decided Decision // the policy's last answer
+	mark    string   // of the last wait reported, so that it is reported once
+	asked   bool     // a person asked for this run
 }
 
 // Defaults of Machine, and bounds that are not for configuration.
@@ -72,6 +91,7 @@ const (
 func (m *Machine) Run(ctx context.Context) error {
 	m.running.Lock()
 	defer m.running.Unlock()
+	defer m.request(false)
 	job, err := m.load()
 	if err != nil {
 		return err
@@ -184,18 +204,26 @@ func (m *Machine) load() (Job, error) {
 	if err := m.valid(); err != nil {
 		return Job{}, err
 	}
+	m.saving.Lock()
+	defer m.saving.Unlock()
 	job, err := m.Journal.Load()
 	if err != nil {
 		return Job{}, fmt.Errorf("load job: %w", err)
 	}
+	m.saved, m.loaded = job, true
 	m.note(job)
 	return job, nil
 }
 
+// save makes the job durable. A person may have wished something since it was loaded.
 func (m *Machine) save(job Job) error {
+	m.saving.Lock()
+	defer m.saving.Unlock()
+	job.Wish = m.saved.Wish
 	if err := m.Journal.Save(job); err != nil {
 		return fmt.Errorf("save job in state %s: %w", job.State, err)
 	}
+	m.saved = job.clone()
 	m.note(job)
 	return nil
 }
@@ -203,8 +231,15 @@ func (m *Machine) save(job Job) error {
 // note publishes the job for Status.
 func (m *Machine) note(job Job) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	m.job = job.clone()
+	m.mu.Unlock()
+	m.changed()
+}
+
+func (m *Machine) changed() {
+	if m.Changed != nil {
+		m.Changed()
+	}
 }
 
 func (m *Machine) snapshot() Job {
@@ -215,8 +250,9 @@ func (m *Machine) snapshot() Job {
 
 func (m *Machine) finish(err error) error {
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	m.done = err
+	m.mu.Unlock()
+	m.changed()
 	return err
 }
 

@@ -26,6 +26,8 @@ type rig struct {
 	m      *update.Machine
 	health func(context.Context) error
 	attrs  map[string]string // of the last event
+	policy *update.Policy
+	limit  update.PostponeLimit
 }
 
 func newRig(t *testing.T) *rig {
@@ -38,6 +40,7 @@ func newRig(t *testing.T) *rig {
 // restart starts the process anew, in the boot it is in.
 func (r *rig) restart() {
 	r.m = r.machine()
+	r.m.Policy, r.m.Postponing = r.policy, r.limit
 	r.m.Health = func(ctx context.Context) error { return r.health(ctx) }
 	r.m.Emit = func(code string, attrs ...slog.Attr) {
 		r.events = append(r.events, code)

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Limits of a target's custom part. Whoever holds a product's offline key can
@@ -17,6 +19,7 @@ const (
 	MaxCustom     = 16 << 10 // bytes of custom JSON
 	maxCompatible = 64       // hardware names of one release
 	maxAdvisories = 128      // advisory references of one release
+	maxNotes      = 1024     // bytes of notes
 	maxName       = 64       // bytes of a product, version, hardware or device name
 )
 
@@ -48,9 +51,11 @@ type Release struct {
 	Component  string    // ComponentRootfs or empty
 	Class      string    // "security" or "feature"
 	Advisories []string  // advisory references the release fixes
+	Notes      string    // what people should know about it, plain text
 	SBOM       string    // "sha256:" and the hex digest of the bill of materials, or empty
 	SupportEnd time.Time // when the maker's support for this release ends; zero if not said
 	NotBefore  time.Time // when the assignment came into force; zero if not said
+	Deadline   time.Time // from the assignment: when a security release stops waiting for people; zero: never
 	MinAgent   string    // oldest agent version that may install it; empty for any
 }
 
@@ -66,6 +71,7 @@ type Custom struct {
 	Component  string
 	Class      string
 	Advisories []string
+	Notes      string
 	SBOM       string
 	SupportEnd time.Time
 	MinAgent   string
@@ -76,7 +82,7 @@ type Custom struct {
 // release may list as critical.
 var customFields = []string{
 	"backstay", "product", "compatible", "version", "counter", "floor", "kind", "component", "class",
-	"advisories", "sbom", "support_end", "min_agent", "critical",
+	"advisories", "notes", "sbom", "support_end", "min_agent", "critical",
 }
 
 // ImagePath is the TUF target path of a product's image.
@@ -125,6 +131,7 @@ func ParseCustom(b []byte) (Custom, error) {
 	c.Component = o.optionalName("component", IsProduct)
 	c.Class = o.name("class", IsProduct)
 	c.Advisories = o.names("advisories", maxAdvisories, isName)
+	c.Notes = o.optionalName("notes", IsNotes)
 	c.SBOM = o.optionalName("sbom", isDigest)
 	c.SupportEnd = o.time("support_end")
 	c.MinAgent = o.optionalName("min_agent", IsVersion)
@@ -200,7 +207,8 @@ func Choose(dev Device, g Genuine, a Assigned) (Release, error) {
 	return Release{
 		Path: g.Path, Version: c.Version, Counter: c.Counter, Floor: c.Floor, Length: g.Length, SHA256: g.SHA256,
 		Product: c.Product, Compatible: c.Compatible, Kind: c.Kind, Component: c.Component, Class: c.Class,
-		Advisories: c.Advisories, SBOM: c.SBOM, SupportEnd: c.SupportEnd, NotBefore: a.NotBefore, MinAgent: c.MinAgent,
+		Advisories: c.Advisories, Notes: c.Notes, SBOM: c.SBOM, SupportEnd: c.SupportEnd, NotBefore: a.NotBefore, MinAgent: c.MinAgent,
+		Deadline: a.Deadline,
 	}, nil
 }
 
@@ -226,6 +234,20 @@ func IsProduct(s string) bool {
 // and, unescaped, of a URL path. It starts with a letter or digit.
 func IsVersion(s string) bool {
 	return isName(s) && !strings.ContainsAny(s, ":,") && s[0] != '.' && s[0] != '-' && s[0] != '+' && s[0] != '_'
+}
+
+// IsNotes reports whether s may be the notes of a release: a few lines of plain
+// text. They are shown on terminals and screens, so nothing in them controls one.
+func IsNotes(s string) bool {
+	if s == "" || len(s) > maxNotes || !utf8.ValidString(s) {
+		return false
+	}
+	for _, r := range s {
+		if r != '\n' && !unicode.IsPrint(r) {
+			return false
+		}
+	}
+	return true
 }
 
 // isName accepts what hardware names, device names, advisory references and

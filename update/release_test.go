@@ -14,7 +14,7 @@ import (
 
 const goodCustom = `{"backstay":1,"product":"acme-cam","compatible":["acme-cam-v2","acme-cam-v3"],"version":"1.1.0",
  "counter":2,"floor":1,"kind":"full","component":"rootfs","class":"security","advisories":["CVE-2026-0001"],
- "sbom":"sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+ "notes":"Fixes the lock.","sbom":"sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
  "support_end":"2031-01-01T00:00:00Z","min_agent":"0.1.0","critical":["kind","compatible"]}`
 
 // wantRefusal fails the test unless err is a refusal with this code.
@@ -36,7 +36,7 @@ func TestParseCustom(t *testing.T) {
 	}
 	got := fmt.Sprintf("%+v", c)
 	want := "{Product:acme-cam Compatible:[acme-cam-v2 acme-cam-v3] Version:1.1.0 Counter:2 Floor:1 Kind:full Component:rootfs" +
-		" Class:security Advisories:[CVE-2026-0001] SBOM:sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef" +
+		" Class:security Advisories:[CVE-2026-0001] Notes:Fixes the lock. SBOM:sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef" +
 		" SupportEnd:2031-01-01 00:00:00 +0000 UTC MinAgent:0.1.0 Critical:[kind compatible]}"
 	if got != want {
 		t.Errorf("got  %s\nwant %s", got, want)

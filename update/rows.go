@@ -34,13 +34,23 @@ func (m *Machine) choose(ctx context.Context, job *Job) error {
 	if err != nil {
 		return err
 	}
+	if err := m.ask(ctx, StepCheck, Release{}); err != nil {
+		return err
+	}
 	r, err := m.Source.Latest(ctx)
 	if err == nil {
 		err = m.welcome(job, booted, r)
 	}
 	if err != nil {
+		if !errors.Is(err, ErrRetry) {
+			m.offer(Release{})
+		}
 		m.refuse(job, r, err)
 		return err
+	}
+	m.offer(r)
+	if err := m.ask(ctx, StepDownload, r); err != nil {
+		return err // nothing was begun: the next run asks for what is newest then
 	}
 	floor, err := m.Floor.Get()
 	if err != nil {
@@ -52,7 +62,6 @@ func (m *Machine) choose(ctx context.Context, job *Job) error {
 		job.Back = img.Counter
 	}
 	job.forget(job.Slot) // about to be overwritten
-	m.emit("update.available", job)
 	return nil
 }
 
@@ -103,7 +112,7 @@ func (m *Machine) refuse(job *Job, r Release, err error) {
 }
 
 // arm makes the boot loader try the slot.
-func (m *Machine) arm(_ context.Context, job *Job) error {
+func (m *Machine) arm(ctx context.Context, job *Job) error {
 	booted, err := m.booted()
 	if err != nil {
 		return err
@@ -113,6 +122,9 @@ func (m *Machine) arm(_ context.Context, job *Job) error {
 	}
 	if booted == job.Slot {
 		return nil // cut after Try: the boot loader has already taken it
+	}
+	if err := m.await(ctx, job, StepInstall); err != nil {
+		return err
 	}
 	if err := m.Boot.Try(job.Slot, m.attempts()); err != nil {
 		return fmt.Errorf("arm slot %s: %w", job.Slot, err)
@@ -130,6 +142,14 @@ func (m *Machine) restart(ctx context.Context, job *Job) error {
 	if booted == job.Slot {
 		return nil
 	}
+	return m.rebootWhen(ctx, job)
+}
+
+// rebootWhen restarts into the new slot once that is allowed.
+func (m *Machine) rebootWhen(ctx context.Context, job *Job) error {
+	if err := m.await(ctx, job, StepReboot); err != nil {
+		return err
+	}
 	return m.reboot(ctx, job, "try release "+job.Release.Version)
 }
 
@@ -141,7 +161,7 @@ func (m *Machine) try(ctx context.Context, job *Job) error {
 	}
 	if booted != job.Slot {
 		if id := m.bootID(); id != "" && id == job.BootID {
-			return m.reboot(ctx, job, "try release "+job.Release.Version) // only this process restarted
+			return m.rebootWhen(ctx, job) // only this process restarted
 		}
 		return &failed{CodeNotBooted, fmt.Errorf("try slot %s: the boot loader gave it up and started %s", job.Slot, booted)}
 	}

@@ -61,10 +61,43 @@ type Update struct {
 	RootFile     string   `json:"root_file" path:"file,trusted" doc:"TUF root metadata put in at the factory: the first link of every later root" trust:"the factory: who can write it decides whose firmware this device installs; keep it on a read-only or verified file system"`
 	MetadataURL  string   `json:"metadata_url" doc:"https URL of the repository's metadata directory, for instance https://fw.example/metadata/"`
 	TargetsURL   string   `json:"targets_url" doc:"https URL of the repository's targets directory; may be a CDN, it is not trusted"`
+	Mirrors      []Mirror `json:"mirrors" doc:"more places that serve the same repository, at most 7; the next is asked when one does not deliver, or delivers what is not signed"`
 	Poll         Duration `json:"poll" default:"6h" min:"1s" max:"720h" doc:"time between two looks at the repository, varied by a tenth; 1h to 24h suits a fleet, seconds suit a test bench"`
 	Attempts     int      `json:"attempts" default:"3" min:"1" max:"9" doc:"how often the boot loader tries a new image before it goes back"`
 	TrialTimeout Duration `json:"trial_timeout" default:"5m" min:"1s" max:"24h" doc:"time a new image has to pass every health check before the device goes back to the old one"`
 	Health       []Health `json:"health" doc:"what a new image must pass before it is kept; without any, a running agent is the only proof"`
+
+	Bandwidth int      `json:"bandwidth" default:"0" min:"0" doc:"most bytes per second that are fetched from the repository, at least 4096; 0: no limit"`
+	Line      string   `json:"line" default:"file" one:"file|free|metered|offline" doc:"what the connection costs; file: as update.line_file says, free without that file; free, metered: always; offline: the repository is not asked, releases come from directories alone"`
+	LineFile  string   `json:"line_file" default:"${run_dir}/line" doc:"line file: a file in which the product writes free, metered or offline, whenever that changes" trust:"whoever can write it can make updates wait, not stop those that a person asks for on the device"`
+	Metered   string   `json:"metered" default:"always" one:"always|security-only|never" doc:"which images are fetched over a metered line; metadata is a few kilobytes and always is"`
+	LocalDirs []string `json:"local_dirs" default:"[]" doc:"directories looked into every half a minute for a copy of the repository, such as the mount point of a stick; what is newer and signed there is installed under the same policy; empty: none"`
+
+	Automatic     []string    `json:"automatic" default:"[\"check\",\"download\",\"install\",\"reboot\"]" doc:"steps that need nobody: check, download, install (the boot loader is told), reboot; the others wait for backstay update check, approve or install, for update.consent_file or for update.consent_exec"`
+	ConsentFile   string      `json:"consent_file" doc:"file in which the product's own screen writes what its user said: approve VERSION, reject VERSION; empty: there is none" trust:"whoever can write it can approve and reject genuine releases"`
+	ConsentExec   []string    `json:"consent_exec" doc:"program, as an absolute path, and its arguments, that is asked before a step which is not automatic, with version and class of the release as further arguments; 0: yes, 1: no, else: ask again later" trust:"root only: the program runs with the agent's rights"`
+	Windows       []string    `json:"windows" default:"[]" doc:"maintenance windows such as Mon-Fri 22:00-04:00, or 02:00-04:00 for every day; empty: any time"`
+	WindowSteps   []string    `json:"window_steps" default:"[\"install\",\"reboot\"]" doc:"steps that wait for a window; download may be one, too"`
+	Zone          string      `json:"zone" default:"UTC" doc:"where the windows' times are: UTC, local for the device's own setting, or an offset such as +02:00"`
+	PostponeTimes int         `json:"postpone_times" default:"3" min:"0" max:"100" doc:"how often people may put a release off; 0: not at all"`
+	PostponeTotal Duration    `json:"postpone_total" default:"72h" max:"8760h" doc:"how long a release may be put off, from the first time on"`
+	SecurityOnly  bool        `json:"security_only" default:"false" doc:"install releases of class security only"`
+	Conditions    []Condition `json:"conditions" doc:"what must hold before an image is fetched, installed and started, such as a charged battery"`
+}
+
+// Mirror is one more place that serves the repository.
+type Mirror struct {
+	MetadataURL string `json:"metadata_url" doc:"https URL of its metadata directory; empty: it serves images alone"`
+	TargetsURL  string `json:"targets_url" doc:"https URL of its targets directory; empty: it serves metadata alone"`
+}
+
+// Condition is one thing that must hold, as a file or a program.
+type Condition struct {
+	Name    string   `json:"name" doc:"name in the status and in events"`
+	File    string   `json:"file" doc:"file that holds a whole number, such as /sys/class/power_supply/BAT0/capacity; a file that cannot be read does not hold" trust:"whoever can write it can make updates wait, or go on"`
+	Min     int      `json:"min" default:"0" doc:"file: the least value with which the condition holds"`
+	Argv    []string `json:"argv" doc:"program, as an absolute path, and its arguments; it holds when the program ends with 0; run as the agent's user without a shell" trust:"root only: the program runs with the agent's rights"`
+	Timeout Duration `json:"timeout" default:"10s" min:"1s" max:"5m" doc:"argv: longest time it may take"`
 }
 
 // Health is one health check as data. Which keys it takes depends on its kind.

@@ -126,7 +126,7 @@ func decode(b []byte) (*Config, error) {
 
 // expand puts the directories into values that name them.
 func (c *Config) expand() {
-	for _, path := range []*string{&c.Control.Socket, &c.Audit.Intake.Socket} {
+	for _, path := range []*string{&c.Control.Socket, &c.Audit.Intake.Socket, &c.Update.LineFile} {
 		*path = strings.ReplaceAll(*path, "${run_dir}", c.RunDir)
 	}
 }

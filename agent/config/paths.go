@@ -43,6 +43,14 @@ func (c *Config) CheckPaths() []*FieldError {
 			}
 		}
 	}
+	if len(c.Update.ConsentExec) > 0 {
+		check("update.consent_exec[0]", c.Update.ConsentExec[0], "exec")
+	}
+	for i, x := range c.Update.Conditions {
+		if len(x.Argv) > 0 {
+			check("update.conditions["+strconv.Itoa(i)+"].argv[0]", x.Argv[0], "exec")
+		}
+	}
 	for i, h := range c.Update.Health {
 		if h.Kind == "exec" && len(h.Argv) > 0 {
 			check("update.health["+strconv.Itoa(i)+"].argv[0]", h.Argv[0], "exec")

@@ -36,6 +36,7 @@ func (c *Config) Validate() error {
 	v := &validator{}
 	v.walk(reflect.ValueOf(c).Elem(), "")
 	v.update(c)
+	v.when(c.Update)
 	v.reboot(c.Reboot)
 	v.servers(c)
 	v.audit(c.Audit)

@@ -12,7 +12,11 @@ import "time"
 const (
 	MethodStatus          = "status"           // None -> Status
 	MethodUpdateCheck     = "update.check"     // None -> UpdateCheck
-	MethodUpdateInstall   = "update.install"   // None -> UpdateCheck; starts the install, status shows how it goes on
+	MethodUpdateInstall   = "update.install"   // InstallParams -> UpdateCheck; starts the install, status shows how it goes on
+	MethodUpdateStatus    = "update.status"    // None -> UpdateStatus
+	MethodUpdateApprove   = "update.approve"   // None -> Done
+	MethodUpdateReject    = "update.reject"    // None -> Done
+	MethodUpdatePostpone  = "update.postpone"  // PostponeParams -> Done
 	MethodUpdateHistory   = "update.history"   // None -> History
 	MethodUpdateCancel    = "update.cancel"    // None -> Done
 	MethodUpdatePardon    = "update.pardon"    // None -> Done
@@ -97,6 +101,70 @@ type Update struct {
 	NextCheck time.Time `json:"next_check,omitzero"`
 	// Last is the error the last check or install ended with, null when it did not.
 	Last *Error `json:"last"`
+	// Waiting is the step that the last run found not allowed yet, null when it was not held.
+	Waiting *Step `json:"waiting"`
+}
+
+// UpdateStatus explains what the agent will do about updates, and why not yet.
+type UpdateStatus struct {
+	Time      time.Time `json:"time"`
+	Current   string    `json:"current"` // version that runs
+	Update    Update    `json:"update"`
+	Offered   *Release  `json:"offered"`   // meant for this device and not begun, null when there is none
+	Steps     []Step    `json:"steps"`     // those still to come, in order
+	Wish      Wish      `json:"wish"`      // what a person said about the release
+	Line      string    `json:"line"`      // what the connection costs: free, metered or offline
+	Directory string    `json:"directory"` // the repository that is used instead of the servers, "" when none
+	Rollouts  []Rollout `json:"rollouts"`  // of this product, as the last look found them; the first that reaches decides
+}
+
+// Step is what the policy says about one step of an update.
+type Step struct {
+	Step    string   `json:"step"` // check, download, install or reboot
+	Allowed bool     `json:"allowed"`
+	Reasons []Reason `json:"reasons"` // why not
+	Because string   `json:"because"` // what lifted rules that would have held, "" when nothing did
+}
+
+// Reason is why a step waits.
+type Reason struct {
+	Code   string    `json:"code"`
+	Why    string    `json:"why"`
+	Until  time.Time `json:"until,omitzero"` // when it ends by itself
+	Change string    `json:"change"`         // what would end it before
+}
+
+// Wish is what a person said about a release.
+type Wish struct {
+	Answer    string    `json:"answer"`    // approved, rejected, now, or "" for nothing
+	Postponed int       `json:"postponed"` // times
+	Left      int       `json:"left"`      // times it may be postponed still
+	Until     time.Time `json:"until,omitzero"`
+	Latest    time.Time `json:"latest,omitzero"` // it cannot be postponed beyond; zero before the first time
+}
+
+// Rollout is how one rollout looks from this device.
+type Rollout struct {
+	Version   string    `json:"version"`
+	From      uint32    `json:"from"`  // percent of the fleet
+	To        uint32    `json:"to"`    // exclusive
+	Place     float64   `json:"place"` // of this device, in percent
+	Named     bool      `json:"named"` // the rollout names devices
+	NotBefore time.Time `json:"not_before,omitzero"`
+	NotAfter  time.Time `json:"not_after,omitzero"`
+	Deadline  time.Time `json:"deadline,omitzero"`
+	Paused    bool      `json:"paused"`
+	Reached   bool      `json:"reached"` // it concerns this device now
+}
+
+// InstallParams says where a release is installed from.
+type InstallParams struct {
+	From string `json:"from"` // directory with a copy of the repository, as an absolute path; "": the servers
+}
+
+// PostponeParams says for how long a release is put off.
+type PostponeParams struct {
+	Seconds int64 `json:"seconds"`
 }
 
 // Release is a release as signed.
@@ -108,7 +176,9 @@ type Release struct {
 	SHA256     string    `json:"sha256"` // hexadecimal
 	Class      string    `json:"class"`  // security or feature
 	Advisories []string  `json:"advisories"`
+	Notes      string    `json:"notes"` // for people, "" when there are none
 	SupportEnd time.Time `json:"support_end,omitzero"`
+	Deadline   time.Time `json:"deadline,omitzero"` // when a security release stops waiting for people
 }
 
 // Trust is what the device's belief in firmware rests on.

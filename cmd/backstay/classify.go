@@ -28,7 +28,10 @@ type advice struct {
 func advices() []advice {
 	return []advice{
 		{[]string{"below-floor"}, "ask your operator to publish a release at or above the floor; this device cannot go below it"},
-		{[]string{"quarantined"}, "backstay update history"},
+		{[]string{"quarantined", "superseded"}, "backstay update history"},
+		{[]string{"manual", "rejected", "window", "clock", "postponed", "security-only", "metered", "offline", "condition", "postpone-limit"}, "backstay update status"},
+		{[]string{"no-release"}, "backstay update check"},
+		{[]string{"bad-duration"}, "backstay help update postpone"},
 		{[]string{"too-late"}, "backstay status"},
 		{[]string{"no-known-image", "slot-changed"}, "backstay slot list"},
 		{[]string{"wrong-product", "incompatible", "agent-too-old", "unknown-critical", "unsupported-kind"},

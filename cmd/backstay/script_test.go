@@ -202,6 +202,7 @@ func fakeAnswer(dir, name string, n int) (any, error) {
 func methods() []string {
 	return []string{
 		control.MethodStatus, control.MethodUpdateCheck, control.MethodUpdateInstall, control.MethodUpdateHistory, control.MethodUpdateCancel, control.MethodUpdatePardon,
+		control.MethodUpdateStatus, control.MethodUpdateApprove, control.MethodUpdateReject, control.MethodUpdatePostpone,
 		control.MethodSlotList, control.MethodSlotMarkGood, control.MethodSlotMarkBad, control.MethodSlotRollback,
 		control.MethodBaselineCheck, control.MethodBaselineApply, control.MethodBaselineExplain, control.MethodBaselineUndo,
 		control.MethodIdentityShow, control.MethodIdentityEnroll, control.MethodIdentityRenew,

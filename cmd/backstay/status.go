@@ -174,7 +174,9 @@ func remarks(env *cli.Env, s control.Status) error {
 	for _, p := range s.Agent.Problems {
 		say("problem", p, "")
 	}
-	if s.Update.Last != nil {
+	if w := s.Update.Waiting; w != nil && s.Update.Last != nil {
+		say("update", s.Update.Last.Error(), "backstay update status")
+	} else if s.Update.Last != nil {
 		say("update", s.Update.Last.Error(), "backstay update history")
 	}
 	if s.Identity.Problem != "" {

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/backstay/backstay/agent/control"
@@ -16,7 +18,8 @@ import (
 func (d *device) updateCommand() *cli.Command {
 	return &cli.Command{
 		Name: "update", Short: "look for, install, and review firmware updates",
-		Sub: []*cli.Command{d.updateCheck(), d.updateInstall(), d.updateHistory(), d.updateCancel(), d.updatePardon()},
+		Sub: []*cli.Command{d.updateCheck(), d.updateInstall(), d.updateStatus(), d.updateApprove(), d.updateReject(), d.updatePostpone(),
+			d.updateHistory(), d.updateCancel(), d.updatePardon()},
 	}
 }
 
@@ -47,6 +50,9 @@ func printCheck(env *cli.Env, r control.UpdateCheck) error {
 	for _, a := range r.Release.Advisories {
 		t.Row("fixes", a)
 	}
+	for line := range strings.Lines(r.Release.Notes) {
+		t.Row("notes", strings.TrimSpace(line))
+	}
 	if !r.Started {
 		t.Row("next:", "backstay update install")
 	}
@@ -55,15 +61,31 @@ func printCheck(env *cli.Env, r control.UpdateCheck) error {
 
 func (d *device) updateInstall() *cli.Command {
 	var noWait bool
+	var from string
 	return &cli.Command{
 		Name: "install", Short: "install the newest release for this device now",
-		Long: `Waits until the image is written and proven and the boot loader is told to try it; then the device reboots and the
+		Long: `Does not wait for maintenance windows, postponement or consent; what the maker set as conditions, such as a charged
+battery, holds all the same, and the command ends with code 7 when one does not.
+
+With --from the release and everything that vouches for it come from a directory, such as a stick made by backstayctl repo
+snapshot: nothing is asked over the network, and every check is the same. What is older than this device knows is refused.
+
+Waits until the image is written and proven and the boot loader is told to try it; then the device reboots and the
 command ends with code 4. Breaking the command off does not break the update off: that is ` + "`backstay update cancel`.",
 		Flags: func(fs *flag.FlagSet) {
+			fs.StringVar(&from, "from", "", "`directory` with a copy of the repository, instead of the servers")
 			fs.BoolVar(&noWait, "no-wait", false, "return as soon as the update has begun")
 		},
 		Run: func(ctx context.Context, env *cli.Env, _ []string) error {
-			r, err := ask[control.UpdateCheck](ctx, d, control.MethodUpdateInstall, nil)
+			params := control.InstallParams{}
+			if from != "" {
+				path, err := filepath.Abs(from) // the agent runs elsewhere
+				if err != nil {
+					return err
+				}
+				params.From = path
+			}
+			r, err := ask[control.UpdateCheck](ctx, d, control.MethodUpdateInstall, params)
 			if err != nil {
 				return err
 			}
@@ -120,6 +142,9 @@ func (f *follower) follow(ctx context.Context) error {
 func (f *follower) step(u control.Update, since time.Duration) (done bool, err error) {
 	if u.Slot != "" {
 		f.lastSlot = u.Slot
+	}
+	if u.Waiting != nil && u.Last != nil {
+		return true, u.Last
 	}
 	switch u.State {
 	case "idle":
@@ -213,7 +238,7 @@ func reason(code, why string) string {
 
 func (d *device) updateCancel() *cli.Command {
 	return &cli.Command{
-		Name: "cancel", Short: "give up the update in progress, as long as the boot loader has not been told",
+		Name: "cancel", Short: "give up the update in progress, as long as it has not begun to install, or waits",
 		Run: d.do(control.MethodUpdateCancel),
 	}
 }

@@ -26,6 +26,7 @@ type Rollout struct {
 	NotBefore time.Time // zero: at once
 	NotAfter  time.Time // zero: no end
 	Downgrade bool      // may replace a newer version on purpose
+	Deadline  time.Time // of a security release: when devices stop waiting for windows and people; zero: never
 }
 
 // StartRollout puts a release in front of its product's rollouts, or changes
@@ -53,9 +54,12 @@ func (r *Repo) StartRollout(ro Rollout) (update.Assignment, error) {
 	if err != nil {
 		return update.Assignment{}, err
 	}
+	if !ro.Deadline.IsZero() && c.Class != update.ClassSecurity {
+		return update.Assignment{}, refuse("deadline", what, "it is of class %s; only a security release may have a deadline", c.Class)
+	}
 	entry := update.Assigned{
 		Path: path, SHA256: [32]byte(t.Hashes["sha256"]), Length: t.Length, Counter: c.Counter, From: ro.From, To: ro.To,
-		Devices: ro.Devices, NotBefore: ro.NotBefore, NotAfter: ro.NotAfter, Downgrade: ro.Downgrade,
+		Devices: ro.Devices, NotBefore: ro.NotBefore, NotAfter: ro.NotAfter, Downgrade: ro.Downgrade, Deadline: ro.Deadline,
 	}
 	past, err := r.history(ro.Product)
 	if err != nil {
@@ -145,7 +149,11 @@ func (r *Repo) Rollouts(product string) (update.Assignment, error) {
 	if err != nil {
 		return update.Assignment{}, err
 	}
-	return update.ParseAssignment(b)
+	a, err := update.ParseAssignment(b)
+	if err == nil && t.Custom != nil {
+		err = a.AddDeadlines(*t.Custom)
+	}
+	return a, err
 }
 
 // Products lists the products that have been signed.
@@ -196,7 +204,14 @@ func (r *Repo) editAssignment(product, detail string, edit func(*update.Assignme
 		return a, err
 	}
 	b = append(b, '\n')
+	custom, err := a.Deadlines()
+	if err != nil {
+		return a, err
+	}
 	if a, err = update.ParseAssignment(b); err != nil { // as the device reads it
+		return a, err
+	}
+	if err := a.AddDeadlines(custom); err != nil {
 		return a, err
 	}
 	digest := sha256.Sum256(b)
@@ -208,7 +223,11 @@ func (r *Repo) editAssignment(product, detail string, edit func(*update.Assignme
 		return a, err
 	}
 	path := update.AssignmentPath(product)
-	d.targets.Signed.Targets[path] = &metadata.TargetFiles{Length: int64(len(b)), Hashes: metadata.Hashes{"sha256": digest[:]}, Path: path}
+	t := &metadata.TargetFiles{Length: int64(len(b)), Hashes: metadata.Hashes{"sha256": digest[:]}, Path: path}
+	if custom != nil {
+		t.Custom = &custom
+	}
+	d.targets.Signed.Targets[path] = t
 	return a, r.signOnline(d, product+": "+detail)
 }
 

@@ -107,7 +107,23 @@ func (s *Source) assignment(ctx context.Context, t *Trusted, product string) (up
 	if err != nil {
 		return update.Assignment{}, err
 	}
-	return update.ParseAssignment(raw)
+	a, err := update.ParseAssignment(raw)
+	if err == nil {
+		err = a.AddDeadlines(info.Custom)
+	}
+	return a, err
+}
+
+// Standings explains the assignment that the last look found; nil before there
+// was one.
+func (s *Source) Standings(ctx context.Context) []update.Standing {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	dev, err := s.device(ctx)
+	if s.memo == nil || err != nil || s.memo.product != dev.Product {
+		return nil
+	}
+	return s.memo.assignment.Standings(dev, s.client.cfg.Now())
 }
 
 // genuine reads what the offline role of the product says about an image. Any
