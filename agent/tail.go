@@ -40,9 +40,9 @@ func (a *agent) tail(ctx context.Context, p control.TailParams) (control.Tail, e
 			out.Items = append(out.Items[:0], out.Items[1:]...)
 		}
 		out.Items = append(out.Items, r)
-		out.Next = max(out.Next, r.Index+1)
+		out.Next = max(out.Next, r.Last+1)
 		if !p.Newest && uint64(len(out.Items)) == limit {
-			out.Next = r.Index + 1
+			out.Next = r.Last + 1
 			break
 		}
 	}
@@ -91,7 +91,7 @@ func sourceOf(r control.Record) string {
 }
 
 func record(leaf logging.Leaf) control.Record {
-	out := control.Record{Index: leaf.Index, Shed: leaf.Shed()}
+	out := control.Record{Index: leaf.Index, Last: leaf.End() - 1, Shed: leaf.Shed()}
 	if out.Shed {
 		return out
 	}

@@ -12,22 +12,26 @@ import (
 	"math"
 )
 
-// Wire format of a batch, versions 1 and 2. Numbers are unsigned varints (encoding/binary).
+// Wire format of a batch, versions 1 to 3. Numbers are unsigned varints (encoding/binary).
 //
 //	"bsab" version(1 byte)
 //	len SPKI | len origin | start | count | len checkpoint | inflated length | DEFLATE stream to the end
 //
-// The stream inflates to count records: 0x00 len body; 0x01 and the 32-byte leaf hash of a record whose body was shed; in version
-// 2 also 0x02 len body len side, a record with its side record. A batch without side records is of version 1.
+// The stream inflates to count entries: 0x00 len body; 0x01 and the 32-byte leaf hash of a record whose body was shed; from version
+// 2 on also 0x02 len body len side, a record with its side record; from version 3 on also 0x03, level (1 byte, 1 to 62) and the
+// 32-byte hash of a complete subtree of 2^level shed records, which begins at a multiple of its width. A batch is of the lowest
+// version that has what is in it.
 // A decoder refuses anything longer, shorter or left over, and never inflates more than the announced length, which is
 // itself bounded; so no message can make it allocate more than about MaxBatchInflated twice.
 const (
 	batchMagic   = "bsab"
 	batchPlain   = 1 // version without side records
-	batchVersion = 2
+	batchSided   = 2 // version without subtrees
+	batchVersion = 3
 	kindBody     = 0
 	kindShed     = 1
 	kindSided    = 2
+	kindTree     = 3
 )
 
 // Limits of a batch. A producer aims at TargetBatch and at most MaxBatchLeaves records; a consumer takes up to the maxima.
@@ -36,7 +40,7 @@ const (
 	MaxBatchWire = 288 << 10
 	// MaxBatchInflated bounds the records of a batch in bytes, with their framing.
 	MaxBatchInflated = 256 << 10
-	// MaxBatchLeaves bounds the records of a batch.
+	// MaxBatchLeaves bounds the entries of a batch: records, and subtrees of shed ones.
 	MaxBatchLeaves = 1024
 	// TargetLeaves and TargetInflated are where a producer closes a batch: 64 records or 64 KiB before deflate come to 4 to
 	// 16 KiB on the wire.
@@ -44,9 +48,11 @@ const (
 	TargetInflated = 64 << 10
 )
 
-// Leaf is one record of a log: its body, or only the hash that is left of a shed one.
+// Leaf is one record of a log: its body, or only the hash that is left of a shed one; or 2^Level shed records in a row, of which
+// only the hash of their subtree is left.
 type Leaf struct {
-	Index uint64
+	Index uint64 // of the (first) record, a multiple of 2^Level
+	Level uint8  // 0 unless shed, at most MaxLevel
 	Hash  Hash   // as the holder claims; Verify and Head.Advance compare it with the body
 	Body  []byte // exact bytes; nil when the body was shed
 	Side  []byte // personal values the body commits to; nil when there are none, or none any more. No hash covers it
@@ -55,17 +61,31 @@ type Leaf struct {
 // Shed reports whether only the hash is left.
 func (l Leaf) Shed() bool { return l.Body == nil }
 
+// Count returns how many records it stands for.
+func (l Leaf) Count() uint64 { return 1 << l.Level }
+
+// End returns the index after the last record it stands for.
+func (l Leaf) End() uint64 { return l.Index + l.Count() }
+
+// Records returns how many records leaves stand for.
+func Records(leaves []Leaf) (n uint64) {
+	for _, l := range leaves {
+		n += l.Count()
+	}
+	return n
+}
+
 // Batch is a run of consecutive records and the signed checkpoint that covers exactly up to its end.
 type Batch struct {
 	SPKI       []byte // device key, so that a consumer needs no directory; the device id is its hash
 	Origin     Origin
 	Start      uint64 // index of the first record
 	Leaves     []Leaf // Index and Hash are filled by DecodeBatch; EncodeBatch takes Body, or Hash when Body is nil
-	Checkpoint []byte // signed note whose size is Start + len(Leaves)
+	Checkpoint []byte // signed note whose size is End
 }
 
 // End returns the index after the last record.
-func (b Batch) End() uint64 { return b.Start + uint64(len(b.Leaves)) }
+func (b Batch) End() uint64 { return b.Start + Records(b.Leaves) }
 
 // BatchEncoder encodes batches and keeps its deflate state (about 1 MB) between them. The zero value is ready. It is not
 // safe for concurrent use.
@@ -82,6 +102,13 @@ func (e *BatchEncoder) Encode(b Batch) ([]byte, error) {
 		return nil, refuse(CodeMalformed, "batch", fmt.Sprintf("%d records", len(b.Leaves)))
 	case len(b.SPKI) > MaxSPKI || len(origin) > MaxOrigin || len(b.Checkpoint) > MaxNote || b.Start > math.MaxInt64:
 		return nil, refuse(CodeMalformed, "batch", "a field exceeds its limit")
+	}
+	next := b.Start
+	for _, l := range b.Leaves {
+		if !complete(next, l.Level) || l.Level > 0 && !l.Shed() {
+			return nil, refuse(CodeMalformed, "batch", fmt.Sprintf("record %d cannot be of level %d", next, l.Level))
+		}
+		next += l.Count()
 	}
 	raw := appendLeaves(nil, b.Leaves)
 	if len(raw) > MaxBatchInflated {
@@ -115,12 +142,16 @@ func (e *BatchEncoder) Encode(b Batch) ([]byte, error) {
 }
 
 func versionOf(leaves []Leaf) byte {
+	v := byte(batchPlain)
 	for _, l := range leaves {
-		if l.Side != nil {
+		switch {
+		case l.Level > 0:
 			return batchVersion
+		case l.Side != nil:
+			v = batchSided
 		}
 	}
-	return batchPlain
+	return v
 }
 
 func appendBytes(dst, b []byte) []byte {
@@ -130,7 +161,10 @@ func appendBytes(dst, b []byte) []byte {
 func appendLeaves(dst []byte, leaves []Leaf) []byte {
 	for _, l := range leaves {
 		if l.Shed() {
-			dst = append(append(dst, kindShed), l.Hash[:]...)
+			if dst = append(dst, kindShed); l.Level > 0 {
+				dst = append(dst[:len(dst)-1], kindTree, l.Level)
+			}
+			dst = append(dst, l.Hash[:]...)
 			continue
 		}
 		if l.Side != nil {
@@ -154,7 +188,7 @@ func DecodeBatch(msg []byte) (Batch, error) {
 		return Batch{}, refuse(CodeMalformed, "batch", "not a batch")
 	}
 	version := msg[len(batchMagic)]
-	if v := version; v != batchPlain && v != batchVersion {
+	if v := version; v < batchPlain || v > batchVersion {
 		return Batch{}, refuse(CodeUnknownVersion, "batch", fmt.Sprintf("version %d, this program knows %d", v, batchVersion))
 	}
 	r := &fieldReader{b: msg[len(batchMagic)+1:]}
@@ -207,12 +241,13 @@ func parseLeaves(raw []byte, start uint64, count int, version byte) ([]Leaf, err
 	}
 	r := &fieldReader{b: raw}
 	leaves := make([]Leaf, 0, count)
-	for i := range count {
-		l := Leaf{Index: start + uint64(i)}
+	next := start
+	for range count {
+		l := Leaf{Index: next}
 		switch kind := r.take(1); {
 		case r.err != nil:
 			return nil, r.err
-		case kind[0] == kindBody, kind[0] == kindSided && version >= batchVersion:
+		case kind[0] == kindBody, kind[0] == kindSided && version >= batchSided:
 			// raw is this call's own, so the body may alias it.
 			l.Body = r.bytes(MaxLeaf)
 			if r.err == nil && len(l.Body) == 0 {
@@ -226,13 +261,24 @@ func parseLeaves(raw []byte, start uint64, count int, version byte) ([]Leaf, err
 			}
 		case kind[0] == kindShed:
 			copy(l.Hash[:], r.take(HashSize))
+		case kind[0] == kindTree && version >= batchVersion:
+			level := r.take(1)
+			copy(l.Hash[:], r.take(HashSize))
+			if r.err == nil {
+				if l.Level = level[0]; l.Level == 0 {
+					return nil, fmt.Errorf("the subtree at record %d is of level 0", next)
+				}
+			}
 		default:
 			return nil, fmt.Errorf("record %d is of unknown kind %d", l.Index, kind[0])
 		}
 		if r.err != nil {
 			return nil, r.err
 		}
-		leaves = append(leaves, l)
+		if !complete(next, l.Level) {
+			return nil, fmt.Errorf("no subtree of level %d begins at record %d", l.Level, next)
+		}
+		leaves, next = append(leaves, l), l.End()
 	}
 	if len(r.b) != 0 {
 		return nil, errors.New("bytes after the last record")

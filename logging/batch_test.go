@@ -53,6 +53,9 @@ func TestEncodeBatchRefuses(t *testing.T) {
 		"key too long":        func(b *logging.Batch) { b.SPKI = make([]byte, logging.MaxSPKI+1) },
 		"checkpoint too long": func(b *logging.Batch) { b.Checkpoint = make([]byte, logging.MaxNote+1) },
 		"start out of range":  func(b *logging.Batch) { b.Start = 1 << 63 },
+		"level of a record":   func(b *logging.Batch) { b.Leaves[0].Level = 1 },
+		"level out of place":  func(b *logging.Batch) { b.Leaves[1] = logging.Leaf{Level: 1} },
+		"level out of range":  func(b *logging.Batch) { b.Leaves[0] = logging.Leaf{Level: 63} },
 	} {
 		b := r.batch(0, 3)
 		fn(&b)
@@ -86,6 +89,13 @@ func (w wire) encode() []byte {
 	return append(append(b, z.Bytes()...), w.tail...)
 }
 
+// tree makes the message one subtree.
+func (w *wire) tree(version byte, start uint64, level byte) {
+	w.version, w.start, w.count = version, start, 1
+	w.raw = append([]byte{3, level}, make([]byte, 32)...)
+	w.size = uint64(len(w.raw))
+}
+
 func goodWire() wire {
 	return wire{magic: "bsab", version: 1, spki: []byte("k"), origin: []byte(testOrigin.String()), cp: []byte("c"), count: 2, size: 5 + 1 + 32,
 		raw: append([]byte{0, 3, 'a', 'b', 'c', 1}, make([]byte, 32)...)}
@@ -95,12 +105,22 @@ func TestDecodeBatchRefuses(t *testing.T) {
 	if _, err := logging.DecodeBatch(goodWire().encode()); err != nil {
 		t.Fatal(err)
 	}
+	for _, tc := range []struct {
+		start uint64
+		level byte
+	}{{0, 1}, {4, 2}, {0, 62}, {1 << 61, 61}} {
+		w := goodWire()
+		w.tree(3, tc.start, tc.level)
+		if b, err := logging.DecodeBatch(w.encode()); err != nil || b.End() != tc.start+1<<tc.level {
+			t.Errorf("subtree of level %d at %d: %v", tc.level, tc.start, err)
+		}
+	}
 	for name, tc := range map[string]struct {
 		fn   func(*wire)
 		code string
 	}{
 		"magic":                {func(w *wire) { w.magic = "xxxx" }, logging.CodeMalformed},
-		"next version":         {func(w *wire) { w.version = 3 }, logging.CodeUnknownVersion},
+		"next version":         {func(w *wire) { w.version = 4 }, logging.CodeUnknownVersion},
 		"version 0":            {func(w *wire) { w.version = 0 }, logging.CodeUnknownVersion},
 		"origin":               {func(w *wire) { w.origin = []byte("elsewhere") }, logging.CodeMalformed},
 		"long origin":          {func(w *wire) { w.origin = make([]byte, logging.MaxOrigin+1) }, logging.CodeMalformed},
@@ -116,6 +136,13 @@ func TestDecodeBatchRefuses(t *testing.T) {
 		"after the stream":     {func(w *wire) { w.tail = []byte{0} }, logging.CodeMalformed},
 		"unknown kind":         {func(w *wire) { w.raw[5] = 2 }, logging.CodeMalformed},
 		"side in version 1":    {func(w *wire) { w.raw, w.size, w.count = []byte{2, 1, 'a', 1, 'b'}, 5, 1 }, logging.CodeMalformed},
+		"subtree in version 2": {func(w *wire) { w.tree(2, 0, 1) }, logging.CodeMalformed},
+		"subtree of level 0":   {func(w *wire) { w.tree(3, 0, 0) }, logging.CodeMalformed},
+		"subtree of level 63":  {func(w *wire) { w.tree(3, 0, 63) }, logging.CodeMalformed},
+		"subtree of level 255": {func(w *wire) { w.tree(3, 0, 255) }, logging.CodeMalformed},
+		"subtree out of place": {func(w *wire) { w.tree(3, 6, 2) }, logging.CodeMalformed},
+		"subtree beyond all":   {func(w *wire) { w.tree(3, 1<<62, 62) }, logging.CodeMalformed},
+		"subtree cut off":      {func(w *wire) { w.tree(3, 0, 1); w.raw = w.raw[:30]; w.size = 30 }, logging.CodeMalformed},
 		"empty side record":    {func(w *wire) { w.version, w.raw, w.size, w.count = 2, []byte{2, 1, 'a', 0}, 4, 1 }, logging.CodeMalformed},
 		"long side record": {func(w *wire) {
 			w.raw = append(binary.AppendUvarint([]byte{2, 1, 'a'}, logging.MaxSide+1), make([]byte, logging.MaxSide+1)...)
@@ -168,6 +195,9 @@ func TestDecodeBatchBoundsMemory(t *testing.T) {
 func FuzzDecodeBatch(f *testing.F) {
 	f.Add(readFile(f, "testdata/golden.batch"))
 	f.Add(goodWire().encode())
+	w := goodWire()
+	w.tree(3, 4, 2)
+	f.Add(w.encode())
 	f.Fuzz(func(t *testing.T, msg []byte) {
 		b, err := logging.DecodeBatch(msg)
 		if err != nil {

@@ -94,7 +94,7 @@ var abouts = [...]about{
 	{"log.exported", byAgent, "the log was exported on the device", "pid", "CS:AUP(5)"},
 	{"log.gap", byLog, "events could not be kept or were not seen", "count reason source", "CS:EVR(7) CS:LSR(1)"},
 	{"log.pruned", byLog, "acknowledged records were removed", "first last", "CS:LSR(3)"},
-	{"log.shed", byLog, "bodies of records were dropped for lack of space, hashes kept", "count first last", "CS:LSR(3) CS:LSR(4)"},
+	{"log.shed", byLog, "bodies of records were dropped for lack of space, hashes kept", "count first last ranges first_time last_time", "CS:LSR(3) CS:LSR(4)"},
 	{"log.source-failed", bySources, "a source of the log broke", "reason", "CS:EVR(7)"},
 	{"log.source-restored", bySources, "a source of the log works again", "", "CS:EVR(7)"},
 	{"log.start", byLog, "a log begins: the first one, or one after a damaged, lost or set back one", "reason previous_origin previous_size previous_root", "CS:LCT(1) CS:AUP(7)"},

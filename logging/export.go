@@ -18,7 +18,7 @@ import (
 // An export is the evidence of one log as a text file, one item a line, so that it can be read, cut and checked without
 // this program:
 //
-//	backstay-audit-export 2
+//	backstay-audit-export 3
 //	spki <base64>                        device key
 //	origin <name>
 //	start <n>                            index of the first record
@@ -27,16 +27,19 @@ import (
 //	leaf64 <index> <hex> <base64>        the same for bytes that are not one printable line
 //	side <index> <json>                  personal values the leaf before it commits to; no hash covers it, it may be left out
 //	shed <index> <hex>                   hash of a record whose body was shed
+//	subtree <index> <level> <hex>        hash of the complete subtree of 2^level shed records that begins at index
 //	checkpoint <base64>                  signed note
 //	receipt <base64>                     signed note
 //	end <number of records>
 //
-// Version 1 is the same without side lines.
+// Version 2 is the same without subtree lines, version 1 without side lines too.
 //
-// The hash of a leaf is SHA-256 of one zero byte and the bytes: `(printf '\0'; printf %s "$bytes") | sha256sum`.
+// The hash of a leaf is SHA-256 of one zero byte and the bytes: `(printf '\0'; printf %s "$bytes") | sha256sum`; that of a subtree
+// is SHA-256 of a byte 1 and the hashes of its two halves (RFC 6962).
 const (
 	exportMagic   = "backstay-audit-export"
-	exportVersion = "2"
+	exportVersion = "3"
+	exportSided   = "2"
 	exportPlain   = "1"
 	maxExportLine = 64 + 2*MaxLeaf
 )
@@ -58,7 +61,7 @@ func WriteExport(w io.Writer, h Header, items iter.Seq2[Item, error]) error {
 		}
 		switch {
 		case it.Leaf != nil:
-			records++
+			records += it.Leaf.Count()
 			writeLeafLine(out, *it.Leaf)
 		case it.Checkpoint != nil:
 			fmt.Fprintf(out, "checkpoint %s\n", base64.StdEncoding.EncodeToString(it.Checkpoint))
@@ -75,6 +78,9 @@ func WriteExport(w io.Writer, h Header, items iter.Seq2[Item, error]) error {
 
 func writeLeafLine(out *bufio.Writer, l Leaf) {
 	switch {
+	case l.Shed() && l.Level > 0:
+		fmt.Fprintf(out, "subtree %d %d %x\n", l.Index, l.Level, l.Hash[:])
+		return
 	case l.Shed():
 		fmt.Fprintf(out, "shed %d %x\n", l.Index, l.Hash[:])
 		return
@@ -151,7 +157,7 @@ func (e *exportReader) header() (Header, error) {
 	if word != exportMagic {
 		return Header{}, e.bad("not an audit export")
 	}
-	if version != exportVersion && version != exportPlain {
+	if version != exportVersion && version != exportSided && version != exportPlain {
 		return Header{}, refuse(CodeUnknownVersion, "export", fmt.Sprintf("version %.20q, this program knows %s", version, exportVersion))
 	}
 	spki, err := e.field("spki")
@@ -251,9 +257,9 @@ func (e *exportReader) end(rest string) error {
 
 func (e *exportReader) item(word, rest string) (Item, error) {
 	switch word {
-	case "leaf", "leaf64", "shed":
+	case "leaf", "leaf64", "shed", "subtree":
 		l, err := e.leaf(word, rest)
-		e.records++
+		e.records += l.Count()
 		if err == nil {
 			l.Side, err = e.side(l.Index)
 		}
@@ -293,16 +299,23 @@ func (e *exportReader) side(index uint64) ([]byte, error) {
 
 func (e *exportReader) leaf(word, rest string) (Leaf, error) {
 	index, rest, _ := strings.Cut(rest, " ")
-	sum, body, more := strings.Cut(rest, " ")
 	n, err := strconv.ParseUint(index, 10, 63)
 	if err != nil {
 		return Leaf{}, e.bad("index is not a number")
 	}
-	h, err := e.hash(sum)
-	if err != nil {
+	l := Leaf{Index: n}
+	if word == "subtree" {
+		var level string
+		level, rest, _ = strings.Cut(rest, " ")
+		k, err := strconv.ParseUint(level, 10, 8)
+		if l.Level = uint8(k); err != nil || k == 0 || !complete(n, l.Level) {
+			return Leaf{}, e.bad("no subtree of this level begins here")
+		}
+	}
+	sum, body, more := strings.Cut(rest, " ")
+	if l.Hash, err = e.hash(sum); err != nil {
 		return Leaf{}, err
 	}
-	l := Leaf{Index: n, Hash: h}
 	switch word {
 	case "leaf":
 		l.Body = []byte(body)
@@ -310,7 +323,7 @@ func (e *exportReader) leaf(word, rest string) (Leaf, error) {
 		if l.Body, err = base64.StdEncoding.DecodeString(body); err != nil {
 			return Leaf{}, e.bad("record is not base64")
 		}
-	case "shed":
+	case "shed", "subtree":
 		if more {
 			return Leaf{}, e.bad("a shed record with a body")
 		}

@@ -115,7 +115,7 @@ func TestExportRoundTrip(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The golden file is of version 1, which has no side records and is read for ever.
-	if want := bytes.Replace(golden, []byte("backstay-audit-export 1"), []byte("backstay-audit-export 2"), 1); !bytes.Equal(out.Bytes(), want) {
+	if want := bytes.Replace(golden, []byte("backstay-audit-export 1"), []byte("backstay-audit-export 3"), 1); !bytes.Equal(out.Bytes(), want) {
 		t.Error("reading and writing an export changes it")
 	}
 	r := newRig(t).grow(t, 11)
@@ -160,7 +160,7 @@ func TestReadExportRefuses(t *testing.T) {
 	for _, tc := range []struct{ name, text, code string }{
 		{"empty", "", logging.CodeTruncated},
 		{"something else", "hello\n", logging.CodeMalformed},
-		{"next version", replace(0, "backstay-audit-export 3\n"), logging.CodeUnknownVersion},
+		{"next version", replace(0, "backstay-audit-export 4\n"), logging.CodeUnknownVersion},
 		{"bad key", replace(1, "spki !!\n"), logging.CodeMalformed},
 		{"long key", replace(1, "spki "+strings.Repeat("AAAA", 200)+"\n"), logging.CodeMalformed},
 		{"bad origin", replace(2, "origin x\n"), logging.CodeMalformed},
@@ -174,6 +174,12 @@ func TestReadExportRefuses(t *testing.T) {
 		{"hash too short", replace(6, "leaf 2 00 {}\n"), logging.CodeMalformed},
 		{"no body", replace(6, "leaf 2 "+strings.Repeat("00", 32)+"\n"), logging.CodeMalformed},
 		{"shed with a body", replace(6, "shed 2 "+strings.Repeat("00", 32)+" {}\n"), logging.CodeMalformed},
+		{"subtree with a body", replace(6, "subtree 2 1 "+strings.Repeat("00", 32)+" {}\n"), logging.CodeMalformed},
+		{"subtree of level 0", replace(6, "subtree 2 0 "+strings.Repeat("00", 32)+"\n"), logging.CodeMalformed},
+		{"subtree out of place", replace(6, "subtree 2 2 "+strings.Repeat("00", 32)+"\n"), logging.CodeMalformed},
+		{"subtree of level 63", replace(6, "subtree 0 63 "+strings.Repeat("00", 32)+"\n"), logging.CodeMalformed},
+		{"subtree of level 257", replace(6, "subtree 0 257 "+strings.Repeat("00", 32)+"\n"), logging.CodeMalformed},
+		{"subtree without level", replace(6, "subtree 2 "+strings.Repeat("00", 32)+"\n"), logging.CodeMalformed},
 		{"leaf64 not base64", replace(6, "leaf64 2 "+strings.Repeat("00", 32)+" !\n"), logging.CodeMalformed},
 		{"note not base64", replace(6, "checkpoint !\n"), logging.CodeMalformed},
 		{"empty note", replace(6, "receipt \n"), logging.CodeMalformed},

@@ -17,7 +17,8 @@ type Head struct {
 // Errors match ErrRefused. CodeBatchGap means the batch starts beyond the head: answer with the last receipt, the device
 // rewinds. CodeDeviceMismatch, CodeBadCheckpoint and CodeMalformed mean the batch proves nothing. CodeRootMismatch means
 // that the device signed a log that does not continue the one this consumer has, or that a record was altered after
-// signing; CodeForked that it signed another root for a size this consumer already has. These two are evidence: keep the
+// signing; CodeForked that it signed another root for a size this consumer already has; CodeRolledBack that it shed records as one on both sides of this
+// head, which a device never does that knows what it has sent. These three are evidence: keep the
 // batch, raise an alarm, give no receipt. CodeSideMismatch means that a personal value beside a record is not the one it commits
 // to: somebody between the device and here changed it, since a device checks before it sends.
 func (h Head) Advance(b Batch) (Head, []Leaf, Checkpoint, error) {
@@ -43,7 +44,10 @@ func (h Head) Advance(b Batch) (Head, []Leaf, Checkpoint, error) {
 		}
 		return h, nil, c, nil
 	}
-	fresh := b.Leaves[h.Tree.Size()-b.Start:]
+	fresh, straddles := after(b, h.Tree.Size())
+	if straddles {
+		return fail(refuse(CodeRolledBack, what, fmt.Sprintf("the device shed records in one on both sides of the %d that are here, and does not know that it sent them", h.Tree.Size())))
+	}
 	next := h.Tree.Clone()
 	for _, l := range fresh {
 		if !l.Shed() && LeafHash(l.Body) != l.Hash {
@@ -52,10 +56,24 @@ func (h Head) Advance(b Batch) (Head, []Leaf, Checkpoint, error) {
 		if err := CheckSide(l); err != nil {
 			return fail(err)
 		}
-		next.Append(l.Hash)
+		if err := next.AppendSubtree(l.Level, l.Hash); err != nil {
+			return fail(err)
+		}
 	}
 	if next.Root() != c.Root {
 		return fail(refuse(CodeRootMismatch, what, "the records do not add up to the signed root"))
 	}
 	return Head{Origin: h.Origin, Tree: next}, fresh, c, nil
+}
+
+// after returns the leaves of a batch from record size on, and whether one of them begins before.
+func after(b Batch, size uint64) (leaves []Leaf, straddles bool) {
+	at := b.Start
+	for i, l := range b.Leaves {
+		if at >= size {
+			return b.Leaves[i:], at > size
+		}
+		at += l.Count()
+	}
+	return nil, at > size
 }

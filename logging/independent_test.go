@@ -14,6 +14,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -24,7 +25,8 @@ import (
 // note, no code of this package. It is what an agency would write in an afternoon. It returns the number of records the
 // newest checkpoint covers.
 func independentVerify(export []byte) (size int, err error) {
-	var hashes [][32]byte
+	var hashes []independentHash
+	next := 0
 	var spki []byte
 	var origin, last string
 	signed := 0
@@ -44,9 +46,20 @@ func independentVerify(export []byte) (size int, err error) {
 			if !strings.HasPrefix(origin, "backstay/audit/"+id+"/") {
 				return 0, fmt.Errorf("key does not belong to %s", origin)
 			}
+		case "subtree":
+			level, err := strconv.Atoi(f[2])
+			if err != nil || level < 1 || level > 62 || f[1] != fmt.Sprint(next) || next%(1<<level) != 0 {
+				return 0, fmt.Errorf("subtree %s %s at place %d", f[1], f[2], next)
+			}
+			h, err := hex.DecodeString(f[3])
+			if err != nil || len(h) != 32 {
+				return 0, fmt.Errorf("subtree %s: bad hash", f[1])
+			}
+			hashes = append(hashes, independentHash{[32]byte(h), 1 << level})
+			next, last = next+1<<level, ""
 		case "leaf", "leaf64", "shed":
-			if f[1] != fmt.Sprint(len(hashes)) {
-				return 0, fmt.Errorf("record %s at place %d", f[1], len(hashes))
+			if f[1] != fmt.Sprint(next) {
+				return 0, fmt.Errorf("record %s at place %d", f[1], next)
 			}
 			h, err := hex.DecodeString(f[2])
 			if err != nil || len(h) != 32 {
@@ -63,8 +76,8 @@ func independentVerify(export []byte) (size int, err error) {
 					return 0, fmt.Errorf("record %s was altered", f[1])
 				}
 			}
-			hashes = append(hashes, [32]byte(h))
-			last = ""
+			hashes = append(hashes, independentHash{[32]byte(h), 1})
+			next, last = next+1, ""
 			if f[0] != "shed" {
 				last = sc.Text()
 			}
@@ -79,27 +92,60 @@ func independentVerify(export []byte) (size int, err error) {
 				salt, err := hex.DecodeString(v.Salt)
 				sum := sha256.Sum256(append(salt, v.Value...))
 				if err != nil || len(salt) != 16 || !strings.Contains(last, fmt.Sprintf("sha256:%x", sum)) {
-					return 0, fmt.Errorf("record %d does not commit to its %s", len(hashes)-1, v.Field)
+					return 0, fmt.Errorf("record %d does not commit to its %s", next-1, v.Field)
 				}
 			}
 		case "checkpoint":
-			if err := independentCheckpoint(f[1], spki, origin, hashes); err != nil {
+			if err := independentCheckpoint(f[1], spki, origin, next, hashes); err != nil {
 				return 0, err
 			}
-			signed = len(hashes)
+			signed = next
 		}
 	}
 	return signed, sc.Err()
 }
 
-func independentCheckpoint(b64 string, spki []byte, origin string, hashes [][32]byte) error {
+// independentHash is the hash of a number of records: of one, or of a complete subtree.
+type independentHash struct {
+	hash [32]byte
+	n    int
+}
+
+// independentRoot is the Merkle tree hash of RFC 6962, section 2.1, over n records.
+func independentRoot(d []independentHash, n int) ([32]byte, error) {
+	if len(d) == 1 && d[0].n == n {
+		return d[0].hash, nil
+	}
+	k := 1
+	for k*2 < n {
+		k *= 2
+	}
+	i, left := 0, 0
+	for ; i < len(d) && left < k; i++ {
+		left += d[i].n
+	}
+	if left != k {
+		return [32]byte{}, fmt.Errorf("no tree has such subtrees")
+	}
+	l, err := independentRoot(d[:i], k)
+	if err != nil {
+		return l, err
+	}
+	r, err := independentRoot(d[i:], n-k)
+	return sha256.Sum256(append(append([]byte{1}, l[:]...), r[:]...)), err
+}
+
+func independentCheckpoint(b64 string, spki []byte, origin string, size int, hashes []independentHash) error {
 	note, err := base64.StdEncoding.DecodeString(b64)
 	if err != nil {
 		return err
 	}
 	body, sigs, _ := strings.Cut(string(note), "\n\n")
-	root := mth(hashes)
-	if want := fmt.Sprintf("%s\n%d\n%s", origin, len(hashes), base64.StdEncoding.EncodeToString(root[:])); body != want {
+	root, err := independentRoot(hashes, size)
+	if err != nil {
+		return err
+	}
+	if want := fmt.Sprintf("%s\n%d\n%s", origin, size, base64.StdEncoding.EncodeToString(root[:])); body != want {
 		return fmt.Errorf("checkpoint says %q, records say %q", body, want)
 	}
 	line, _, _ := strings.Cut(sigs, "\n")
@@ -117,7 +163,7 @@ func independentCheckpoint(b64 string, spki []byte, origin string, hashes [][32]
 	}
 	digest := sha256.Sum256([]byte(body + "\n"))
 	if !ecdsa.VerifyASN1(pub.(*ecdsa.PublicKey), digest[:], sig[4:]) {
-		return fmt.Errorf("checkpoint of %d records is not signed by the device", len(hashes))
+		return fmt.Errorf("checkpoint of %d records is not signed by the device", size)
 	}
 	return nil
 }
@@ -137,14 +183,17 @@ func TestIndependentVerifierAgrees(t *testing.T) {
 				r.leaves[i].Body = nil
 			}
 		}
+		for range rng.IntN(6) {
+			r.join(rng.Uint64N(r.tree.Size()), uint8(1+rng.IntN(5)))
+		}
 		var out bytes.Buffer
 		if err := logging.WriteExport(&out, r.header(), seq(r.items())); err != nil {
 			t.Fatal(err)
 		}
 		export := out.Bytes()
 		size, err := independentVerify(export)
-		if err != nil || size != len(r.leaves) {
-			t.Fatalf("seed %d: independent verifier: %d of %d, %v", seed, size, len(r.leaves), err)
+		if err != nil || size != int(r.tree.Size()) {
+			t.Fatalf("seed %d: independent verifier: %d of %d, %v", seed, size, r.tree.Size(), err)
 		}
 		if ours, err := verifyExport(export); err != nil || ours != size {
 			t.Fatalf("seed %d: %d, %v", seed, ours, err)

@@ -117,10 +117,10 @@ func (r *rig) items() []logging.Item {
 	var items []logging.Item
 	for i := range r.leaves {
 		items = append(items, logging.Item{Leaf: &r.leaves[i]})
-		if h := r.heads[uint64(i+1)]; h != nil {
+		if h := r.heads[r.leaves[i].End()]; h != nil {
 			items = append(items, logging.Item{Checkpoint: h})
 		}
-		if h := r.receipts[uint64(i+1)]; h != nil {
+		if h := r.receipts[r.leaves[i].End()]; h != nil {
 			items = append(items, logging.Item{Receipt: h})
 		}
 	}

@@ -51,15 +51,38 @@ func (t *Tree) Nodes() []Hash { return append([]Hash(nil), t.nodes...) }
 // Clone returns an independent copy.
 func (t *Tree) Clone() Tree { return Tree{size: t.size, nodes: t.Nodes()} }
 
+// NodeHash returns SHA-256(0x01 || left || right), the RFC 6962 hash of an inner node.
+func NodeHash(left, right Hash) Hash { return tlog.NodeHash(left, right) }
+
+// MaxLevel is the highest level of a subtree: 2^62 records.
+const MaxLevel = 62
+
 // Append adds the leaf with hash h at index Size.
-func (t *Tree) Append(h Hash) {
-	for n := t.size; n&1 == 1; n >>= 1 {
+func (t *Tree) Append(h Hash) { t.add(0, h) }
+
+// AppendSubtree adds the complete subtree of 2^level leaves with hash h at index Size, which must be a multiple of its width:
+// only there is it a node of the tree. Errors match ErrRefused.
+func (t *Tree) AppendSubtree(level uint8, h Hash) error {
+	if !complete(t.size, level) {
+		return refuse(CodeMalformed, "tree", fmt.Sprintf("no subtree of level %d begins at record %d", level, t.size))
+	}
+	t.add(level, h)
+	return nil
+}
+
+// complete reports whether a subtree of that level may begin at a record.
+func complete(start uint64, level uint8) bool {
+	return level <= MaxLevel && start&(1<<level-1) == 0 && start <= math.MaxInt64-1<<level
+}
+
+func (t *Tree) add(level uint8, h Hash) {
+	for n := t.size >> level; n&1 == 1; n >>= 1 {
 		last := len(t.nodes) - 1
 		h = tlog.NodeHash(t.nodes[last], h)
 		t.nodes = t.nodes[:last]
 	}
 	t.nodes = append(t.nodes, h)
-	t.size++
+	t.size += 1 << level
 }
 
 // Root returns the RFC 6962 root hash; of the empty tree it is the hash of the empty string.
@@ -82,6 +105,10 @@ var ErrPruned = errors.New("records before the oldest retained one are needed")
 type Prover struct {
 	Min  Tree                             // frontier at the first retained leaf
 	Leaf func(index uint64) (Hash, error) // hash of a retained leaf: Min.Size() <= index < size
+
+	// Subtree returns the hash of the 2^level leaves from start on when they are retained as one; it may be nil. Every other
+	// leaf still has its proof: no node beside its path lies inside of such a subtree. Leaf answers ErrPruned inside of one.
+	Subtree func(start uint64, level uint8) (h Hash, ok bool)
 }
 
 // Inclusion proves that the tree of size records holds the leaf at index. The error is ErrPruned (wrapped) when index is
@@ -162,6 +189,11 @@ func (p Prover) subtree(level int, n uint64) (Hash, error) {
 	}
 	if level == 0 {
 		return p.Leaf(first)
+	}
+	if p.Subtree != nil && first >= p.Min.size {
+		if h, ok := p.Subtree(first, uint8(level)); ok {
+			return h, nil
+		}
 	}
 	left, err := p.subtree(level-1, 2*n)
 	if err != nil {

@@ -10,14 +10,15 @@ import (
 
 // verification is the state of one Verify.
 type verification struct {
-	header Header
-	want   Expect
-	report Report
-	tree   Tree   // over every record seen
-	good   uint64 // size of the last root that was right
-	newest *Checkpoint
-	found  []Receipt
-	early  []pledge // receipts and checkpoints that cover more records than seen so far
+	header  Header
+	want    Expect
+	report  Report
+	tree    Tree   // over every record seen
+	good    uint64 // size of the last root that was right
+	newest  *Checkpoint
+	found   []Receipt
+	unnamed unnamed
+	early   []pledge // receipts and checkpoints that cover more records than seen so far
 	// headWrong waits for the next record or the end: if the log's own checkpoint contradicts its records as well, they were
 	// edited, and that refusal can say where.
 	headWrong error
@@ -83,8 +84,13 @@ func (v *verification) leaf(l Leaf) error {
 	if l.Index < at {
 		return v.bad(l.Index, l.Index, CodeRecordMoved, fmt.Sprintf("found where record %d belongs", at))
 	}
+	if !complete(at, l.Level) || l.Level > 0 && !l.Shed() {
+		return v.bad(at, at, CodeMalformed, fmt.Sprintf("no subtree of level %d begins there", l.Level))
+	}
 	if l.Shed() {
-		v.shed(at)
+		if err := v.shed(at, l.End()); err != nil {
+			return err
+		}
 	} else {
 		if LeafHash(l.Body) != l.Hash {
 			return v.bad(at, at, CodeRecordAltered, "its bytes do not have the hash the log holds for it")
@@ -96,19 +102,31 @@ func (v *verification) leaf(l Leaf) error {
 	if v.headWrong != nil {
 		return v.headWrong
 	}
-	v.tree.Append(l.Hash)
+	v.tree.add(l.Level, l.Hash)
 	v.headWrong = v.compareHead()
 	return v.reached()
 }
 
-func (v *verification) shed(at uint64) {
+// shed takes over the records from at to end-1, of which one hash is left. A signed root over some of them, but not all, cannot be
+// compared with anything then.
+func (v *verification) shed(at, end uint64) error {
+	if h := v.want.Head; h != nil && h.Origin == v.header.Origin && at < h.Size && h.Size < end {
+		return v.bad(at, end-1, CodeRolledBack, fmt.Sprintf("they were shed as one although a head of %d records was handed out: a device that knows that keeps it comparable", h.Size))
+	}
+	for _, n := range v.early {
+		if at < n.c.Size && n.c.Size < end {
+			return v.bad(at, end-1, CodeMalformed, fmt.Sprintf("the %s covers %d records, only some of what was shed as one", n.what, n.c.Size))
+		}
+	}
+	v.unnamed.add(at, end)
 	s := v.report.Shed
 	switch {
 	case len(s) > 0 && (s[len(s)-1].Last+1 == at || len(s) == maxShedRanges):
-		s[len(s)-1].Last = at
+		s[len(s)-1].Last = end - 1
 	default:
-		v.report.Shed = append(s, Range{First: at, Last: at})
+		v.report.Shed = append(s, Range{First: at, Last: end - 1})
 	}
+	return nil
 }
 
 // body reads what a record says about itself and about losses.
@@ -139,6 +157,10 @@ func (v *verification) body(at uint64, body, side []byte) error {
 			g.Reason, _ = r.Attr("reason")
 			g.Count, _ = r.Attr("count")
 			v.report.Gaps = append(v.report.Gaps, g)
+		}
+		if r.Code == "log.shed" {
+			text, _ := r.Attr("ranges")
+			v.unnamed.name(text)
 		}
 	case "log.start":
 		if at == 0 {
@@ -269,6 +291,7 @@ func (v *verification) finish() error {
 		return refuse(CodeUnsigned, "log "+v.report.Origin, "no checkpoint covers its records")
 	}
 	v.report.Unsigned = v.tree.Size() - v.report.Size
+	v.report.Unnamed = v.unnamed.count()
 	v.receipts()
 	if v.want.Acked && v.report.Acked == 0 {
 		return refuse(CodeNoQuorum, "log "+v.report.Origin, fmt.Sprintf("fewer than %d of the listed keys have acknowledged it", v.want.Policy.Quorum))

@@ -48,7 +48,8 @@ type Report struct {
 	Personal    uint64 `json:"personal"`    // of these, how many still have personal values beside them
 	Checkpoints uint64 `json:"checkpoints"` // verified
 
-	Shed     []Range         `json:"shed"`     // records of which only the hash is left
+	Shed     []Range         `json:"shed"`     // records of which only the hash is left, their own or that of a subtree of them
+	Unnamed  uint64          `json:"unnamed"`  // of these, how many no log.shed record in this evidence names
 	Gaps     []Gap           `json:"gaps"`     // losses the device itself reported
 	Receipts []ReceiptReport `json:"receipts"` // newest per key
 	Acked    uint64          `json:"acked"`    // records a quorum has acknowledged
@@ -85,7 +86,8 @@ type ReceiptReport struct {
 // (record-missing) or is not the one that belongs there (record-moved); the records do not add up to a signed root
 // (root-mismatch; the report names the range since the last root that was right); a checkpoint or a receipt covers more
 // than there is (log-truncated); a personal value is not the one its record commits to (side-mismatch); no checkpoint covers the records (log-unsigned); the expected head is longer or of a later
-// epoch (log-rolled-back) or differs (log-forked); a receipt is wrong (bad-receipt) or too few keys gave one (no-quorum).
+// epoch (log-rolled-back), or lies inside of records that were shed as one (log-rolled-back too: a device that knows that it handed
+// the head out keeps it comparable), or differs (log-forked); a receipt is wrong (bad-receipt) or too few keys gave one (no-quorum).
 //
 // An error that does not match ErrRefused comes from reading the evidence or from ctx.
 func Verify(ctx context.Context, h Header, items iter.Seq2[Item, error], want Expect) (Report, error) {

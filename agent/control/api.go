@@ -427,12 +427,13 @@ type Tail struct {
 // Record is one record in short. The evidence itself is what audit.export gives.
 type Record struct {
 	Index    uint64    `json:"index"`
+	Last     uint64    `json:"last"` // the same, except of records that were shed as one: these are from Index to Last
 	Time     time.Time `json:"time,omitzero"`
 	Code     string    `json:"code"`
 	Severity string    `json:"severity"`
 	Outcome  string    `json:"outcome"`
 	Message  string    `json:"message"`
-	Shed     bool      `json:"shed"` // its body was dropped, its hash is there
+	Shed     bool      `json:"shed"` // its body was dropped, its hash is there, or that of the subtree it is in
 
 	// Personal values are shown while they are beside the record, afterwards the commitment to them.
 	Subject string `json:"subject"`

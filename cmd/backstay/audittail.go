@@ -103,7 +103,12 @@ func printTail(env *cli.Env, r control.Tail) error {
 		if rec.Shed {
 			text = "body dropped for lack of space, hash kept"
 		}
-		t.Row(rec.Index, when(rec.Time), or(rec.Severity, "-"), or(rec.Code, "-"), or(rec.Outcome, "-"), or(logging.ShortCommitment(rec.Subject), "-"), text)
+		index := fmt.Sprint(rec.Index)
+		if rec.Last > rec.Index {
+			index = fmt.Sprintf("%d-%d", rec.Index, rec.Last)
+			text = fmt.Sprintf("bodies of %d records dropped for lack of space, one hash kept", rec.Last-rec.Index+1)
+		}
+		t.Row(index, when(rec.Time), or(rec.Severity, "-"), or(rec.Code, "-"), or(rec.Outcome, "-"), or(logging.ShortCommitment(rec.Subject), "-"), text)
 	}
 	return t.Flush()
 }

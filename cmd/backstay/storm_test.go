@@ -203,7 +203,7 @@ func (w *watcher) count(t *testing.T) (alarms, recorded int) {
 			t.Fatal(err)
 		}
 		for _, r := range tail.Items {
-			from = r.Index + 1
+			from = r.Last + 1
 			switch r.Code {
 			case "app.storm.alarm":
 				alarms++

@@ -133,7 +133,10 @@ func judge(ctx context.Context, h logging.Header, items iter.Seq2[logging.Item, 
 	case err != nil:
 		return v, err
 	case len(rep.Shed) > 0 || len(rep.Gaps) > 0:
-		v.Result, v.Why = resultIncomplete, fmt.Sprintf("the device shed %d runs of records and reported %d losses", len(rep.Shed), len(rep.Gaps))
+		v.Result, v.Why = resultIncomplete, fmt.Sprintf("the device shed %d records in %d runs and reported %d losses", shedCount(rep), len(rep.Shed), len(rep.Gaps))
+		if rep.Unnamed > 0 {
+			v.Why += fmt.Sprintf("; %d of the bodies that are not here are named by no log.shed record: somebody else may have removed them", rep.Unnamed)
+		}
 	case rep.First > 0:
 		v.Result, v.Why = resultIncomplete, fmt.Sprintf("records before %d are not in the file", rep.First)
 	case rep.Unsigned > 0:

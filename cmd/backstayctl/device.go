@@ -64,6 +64,7 @@ type shown struct {
 
 type shownRecord struct {
 	Index    uint64    `json:"index"`
+	Last     uint64    `json:"last"` // the same, except of records that were shed as one
 	Time     time.Time `json:"time"`
 	Code     string    `json:"code"`
 	Severity string    `json:"severity"`
@@ -126,7 +127,7 @@ func newest(ctx context.Context, s *collect.Bolt, d collect.Device, n int) ([]sh
 		if err != nil {
 			return nil, err
 		}
-		rec := shownRecord{Index: l.Index, Shed: l.Shed()}
+		rec := shownRecord{Index: l.Index, Last: l.End() - 1, Shed: l.Shed()}
 		if !rec.Shed {
 			if r, err := logging.DecodeLeaf(l.Body); err == nil {
 				rec.Time, rec.Code, rec.Severity, rec.Outcome, rec.Message = r.Time, r.Code, r.Severity.String(), r.Outcome.String(), r.Message
@@ -163,7 +164,12 @@ func printDevice(env *cli.Env, d shown) error {
 		if r.Shed {
 			text = "body dropped on the device for lack of space, hash kept"
 		}
-		t.Row(r.Index, moment(r.Time), or(r.Severity, "-"), or(r.Code, "-"), or(r.Outcome, "-"), text)
+		index := fmt.Sprint(r.Index)
+		if r.Last > r.Index {
+			index = fmt.Sprintf("%d-%d", r.Index, r.Last)
+			text = fmt.Sprintf("bodies of %d records dropped on the device for lack of space, one hash kept", r.Last-r.Index+1)
+		}
+		t.Row(index, moment(r.Time), or(r.Severity, "-"), or(r.Code, "-"), or(r.Outcome, "-"), text)
 	}
 	return t.Flush()
 }

@@ -23,12 +23,14 @@ import (
 	"github.com/backstay/backstay/logging"
 )
 
-// Layout of collect.db, schema 1. Numbers in keys are 64 bit big-endian, so that keys sort as numbers do.
+// Layout of collect.db, schemas 1 and 2. Numbers in keys are 64 bit big-endian, so that keys sort as numbers do.
 //
-//	meta      "schema" -> 1
+//	meta      "schema" -> 1; 2 once a device has sent a subtree
 //	logs      device id, epoch -> bucket { head -> headJSON, leaf { index -> hash, kind, body }, note { size, kind -> note } }
 //	alarms    device id, 0, origin, 0, code -> Alarm as JSON
 //	messages  SHA-256 -> message kept as evidence
+//
+// A subtree of records that a device shed as one stands at the index of the first of them.
 //
 // A leaf is stored with its hash although the hash follows from the body: an edited body then names itself.
 var (
@@ -44,12 +46,14 @@ var (
 
 const (
 	storeSchema    = 1
+	treeSchema     = 2 // there are leaves of kind leafTree
 	storeFile      = "collect.db"
 	lockTimeout    = 3 * time.Second
 	mmapSize       = 1 << 30
 	leafBody       = 0
 	leafShed       = 1
 	leafSided      = 2 // length of the side record (2 bytes), side record, body
+	leafTree       = 3 // level (1 byte)
 	noteCheckpoint = 'c'
 	noteReceipt    = 'r'
 )
@@ -104,8 +108,8 @@ func open(dir string, readOnly bool) (*Bolt, error) {
 			if m == nil {
 				return fmt.Errorf("not a collector store: %w", logging.ErrSetup)
 			}
-			if v := m.Get(keySchema); len(v) != 8 || binary.BigEndian.Uint64(v) != storeSchema {
-				return fmt.Errorf("schema %x, this program knows %d: %w", v, storeSchema, logging.ErrSetup)
+			if v := m.Get(keySchema); len(v) != 8 || binary.BigEndian.Uint64(v) < storeSchema || binary.BigEndian.Uint64(v) > treeSchema {
+				return fmt.Errorf("schema %x, this program knows %d: %w", v, treeSchema, logging.ErrSetup)
 			}
 			return nil
 		})
@@ -266,7 +270,10 @@ func (s *Bolt) Append(ctx context.Context, c Commit) error {
 		if err != nil {
 			return err
 		}
-		shed, err := putLeaves(b, c.Leaves)
+		shed, joined, err := putLeaves(b, c.Leaves)
+		if err == nil && joined {
+			err = tx.Bucket(bucketMeta).Put(keySchema, be64(treeSchema))
+		}
 		if err != nil {
 			return err
 		}
@@ -318,27 +325,30 @@ func current(tx *bbolt.Tx, base logging.Head) (Log, error) {
 	return old, nil
 }
 
-func putLeaves(b *bbolt.Bucket, leaves []logging.Leaf) (shed uint64, err error) {
+func putLeaves(b *bbolt.Bucket, leaves []logging.Leaf) (shed uint64, joined bool, err error) {
 	lb, err := b.CreateBucketIfNotExists(bucketLeaf)
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
 	lb.FillPercent = 0.95 // keys only ever grow
 	for _, l := range leaves {
 		if l.Shed() {
-			shed++
+			shed += l.Count()
 		}
+		joined = joined || l.Level > 0
 		if err := lb.Put(be64(l.Index), leafBytes(l)); err != nil {
-			return 0, err
+			return 0, false, err
 		}
 	}
-	return shed, nil
+	return shed, joined, nil
 }
 
 // leafBytes is the inverse of leafValue.
 func leafBytes(l logging.Leaf) []byte {
 	v := append(make([]byte, 0, logging.HashSize+3+len(l.Side)+len(l.Body)), l.Hash[:]...)
 	switch {
+	case l.Shed() && l.Level > 0:
+		return append(v, leafTree, l.Level)
 	case l.Shed():
 		return append(v, leafShed)
 	case l.Side != nil:

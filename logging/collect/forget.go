@@ -48,7 +48,7 @@ func forgetSome(b *bbolt.Bucket, from uint64, match func(logging.Leaf, logging.P
 		if err != nil {
 			return from, 0, false, err
 		}
-		next = l.Index + 1
+		next = l.End()
 		hit := 0
 		side, any := logging.Forget(l.Side, func(p logging.Personal) bool {
 			m := match(l, p)

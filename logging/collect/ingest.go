@@ -145,7 +145,7 @@ func (c *Collector) ingest(ctx context.Context, b logging.Batch, payload []byte,
 		return Result{}, fmt.Errorf("store batch of %s: %w", b.Origin, err)
 	}
 	c.forgetGap(b.Origin.Device)
-	return Result{Receipt: receipt, Size: next.Tree.Size(), Stored: len(fresh)}, nil
+	return Result{Receipt: receipt, Size: next.Tree.Size(), Stored: int(logging.Records(fresh))}, nil
 }
 
 // log returns the stored log, or an empty one.

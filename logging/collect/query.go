@@ -156,7 +156,7 @@ func (s *Bolt) Records(ctx context.Context, o logging.Origin, from uint64) iter.
 			if len(leaves) == 0 {
 				return
 			}
-			from = leaves[len(leaves)-1].Index + 1
+			from = leaves[len(leaves)-1].End()
 		}
 	}
 }
@@ -175,7 +175,12 @@ func (s *Bolt) Evidence(ctx context.Context, o logging.Origin, from uint64) (log
 		if l.Index >= from {
 			break
 		}
-		h.Start.Append(l.Hash)
+		if l.End() > from {
+			return logging.Header{}, nil, fmt.Errorf("read log %s: records %d to %d were shed as one, the log cannot begin at %d: %w", o, l.Index, l.End()-1, from, ErrUnknown)
+		}
+		if err := h.Start.AppendSubtree(l.Level, l.Hash); err != nil {
+			return logging.Header{}, nil, fmt.Errorf("read log %s: %w", o, err)
+		}
 	}
 	if h.Start.Size() != from {
 		return logging.Header{}, nil, fmt.Errorf("read log %s: record %d is beyond its end: %w", o, from, ErrUnknown)
@@ -199,7 +204,7 @@ func (s *Bolt) items(ctx context.Context, log Log, from uint64, yield func(loggi
 			if !yield(logging.Item{Leaf: &l}, nil) {
 				return
 			}
-			for len(notes) > 0 && notes[0].size <= l.Index+1 {
+			for len(notes) > 0 && notes[0].size <= l.End() {
 				last = notes[0].size
 				if !yield(notes[0].item, nil) {
 					return
@@ -207,7 +212,7 @@ func (s *Bolt) items(ctx context.Context, log Log, from uint64, yield func(loggi
 				notes = notes[1:]
 			}
 		}
-		from = leaves[len(leaves)-1].Index + 1
+		from = leaves[len(leaves)-1].End()
 	}
 	// The head is stored apart from records and notes: when the tail of those was cut off, it says so.
 	if last < log.Head.Tree.Size() {
@@ -232,7 +237,7 @@ func (s *Bolt) part(ctx context.Context, o logging.Origin, from uint64) (leaves 
 			return errors.New("store is damaged: no records in the log")
 		}
 		c := lb.Cursor()
-		for k, v := c.Seek(be64(from)); k != nil && len(leaves) < slice; k, v = c.Next() {
+		for k, v := containing(c, from); k != nil && len(leaves) < slice; k, v = c.Next() {
 			l, err := leafValue(k, v)
 			if err != nil {
 				return err
@@ -242,7 +247,7 @@ func (s *Bolt) part(ctx context.Context, o logging.Origin, from uint64) (leaves 
 		if len(leaves) == 0 {
 			return nil
 		}
-		end := leaves[len(leaves)-1].Index + 1
+		end := leaves[len(leaves)-1].End()
 		c = nb.Cursor()
 		for k, v := c.Seek(be64(from + 1)); len(k) == 9 && binary.BigEndian.Uint64(k) <= end; k, v = c.Next() {
 			n := sizedNote{size: binary.BigEndian.Uint64(k)}
@@ -261,6 +266,25 @@ func (s *Bolt) part(ctx context.Context, o logging.Origin, from uint64) (leaves 
 	return leaves, notes, nil
 }
 
+// containing moves to the leaf that stands for record from, alone or with others, or to the next one.
+func containing(c *bbolt.Cursor, from uint64) (k, v []byte) {
+	if k, v = c.Seek(be64(from)); bytes.Equal(k, be64(from)) {
+		return k, v
+	}
+	var before []byte
+	if k == nil {
+		before, v = c.Last()
+	} else {
+		before, v = c.Prev()
+	}
+	if before != nil {
+		if l, err := leafValue(before, v); err == nil && l.Index < from && l.End() > from {
+			return before, v
+		}
+	}
+	return c.Seek(be64(from))
+}
+
 func leafValue(k, v []byte) (logging.Leaf, error) {
 	if len(k) != 8 || len(v) <= logging.HashSize {
 		return logging.Leaf{}, errors.New("store is damaged: not a record")
@@ -277,6 +301,11 @@ func leafValue(k, v []byte) (logging.Leaf, error) {
 		fallthrough
 	case leafBody:
 		l.Body = append([]byte{}, rest...)
+	case leafTree:
+		if len(rest) != 1 || rest[0] == 0 || rest[0] > logging.MaxLevel || l.Index&(1<<rest[0]-1) != 0 {
+			return logging.Leaf{}, errors.New("store is damaged: not a subtree")
+		}
+		l.Level = rest[0]
 	}
 	return l, nil
 }

@@ -231,11 +231,18 @@ func (l *Log) write(op string, events []logging.Event, c *change) (written bool,
 	next := c.state.marks
 	next.grow(tree.Size() - l.marks.size)
 	c.state.marks, c.state.tree = next, tree
+	if l.handing && op == "commit" {
+		// Somebody fetches records as they come, and will fetch these: saying so now saves a write of its own.
+		c.state.sent = next.size
+	}
 	err = l.update(op, c)
 	if err != nil && (isDamage(err) || !l.holds(tree)) {
 		return false, err
 	}
 	l.tree, l.marks = tree, next
+	if c.state.sent > l.sent {
+		l.sent, l.handing = c.state.sent, false
+	}
 	if head != nil {
 		l.head, l.headAt = head, headAt
 	}
@@ -291,7 +298,9 @@ func (l *Log) signTail() error {
 	count, size := 0, 0
 	err := l.view(func(r reader) error {
 		return eachLeaf(r, l.marks.pruned, l.marks.size, func(leaf logging.Leaf, _ byte) error {
-			tree.Append(leaf.Hash)
+			if err := tree.AppendSubtree(leaf.Level, leaf.Hash); err != nil {
+				return err
+			}
 			if tree.Size() <= l.headAt {
 				return nil
 			}

@@ -3,6 +3,7 @@
 package spool
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -19,7 +20,7 @@ import (
 // Layout of audit.db. One bucket holds everything, so that a commit touches one branch of one tree and a single critical
 // event costs as few pages as bbolt can do. Keys, in the order they sort:
 //
-//	r <index, 8 bytes big-endian> 0   one record, see leafValue
+//	r <index, 8 bytes big-endian> 0   one record, see leafValue, or shed ones that were joined, see folder
 //	r <index, 8 bytes big-endian> 1   signed checkpoint that covers records 0 to index
 //	s <key name>+<key hash>           newest receipt of that key: a signed note
 //	t                                 positions and frontiers, see encodeState
@@ -38,8 +39,12 @@ const fillPercent = 0.95
 // allocSize is the step the file grows in. bbolt's default of 16 MB would take the whole capacity at once.
 const allocSize = 64 << 10
 
-// boltStep bounds the records one transaction sheds.
-const boltStep = 256
+// boltStep and maxBoltStep bound the records one transaction sheds: of a larger file more, because each transaction leaves a record
+// that says so.
+const (
+	boltStep    = 256
+	maxBoltStep = 1024
+)
 
 var stateKey = []byte("t")
 
@@ -47,6 +52,7 @@ var stateKey = []byte("t")
 type boltStore struct {
 	db   *bbolt.DB
 	used int64
+	step uint64 // records one transaction sheds
 }
 
 // openBolt opens a file, or creates it.
@@ -56,7 +62,7 @@ func openBolt(path string, capacity int64, fresh bool) (store, error) {
 			return nil, err
 		}
 	}
-	b := &boltStore{}
+	b := &boltStore{step: uint64(min(max(capacity>>13, boltStep), maxBoltStep))}
 	err := guarded(func() (err error) {
 		b.db, err = bbolt.Open(path, 0o600, &bbolt.Options{
 			Timeout:        lockTimeout,
@@ -153,7 +159,7 @@ func (c *change) put(b *bbolt.Bucket) error {
 			return err
 		}
 	}
-	if err := c.dropBodies(b); err != nil {
+	if err := c.fold(b); err != nil {
 		return err
 	}
 	if err := c.removeRecords(b); err != nil {
@@ -162,79 +168,8 @@ func (c *change) put(b *bbolt.Bucket) error {
 	return b.Put(stateKey, encodeState(c.state))
 }
 
-// dropBodies replaces records by what is left of them.
-func (c *change) dropBodies(b *bbolt.Bucket) error {
-	if c.shed.empty() {
-		return nil
-	}
-	drop := map[uint64][]byte{}
-	err := eachEntry(b, c.shed.first, func(e entry) (bool, error) {
-		if e.kind == kindLeaf && e.at < c.shed.end && sheddable(e.value) {
-			drop[e.at] = shedValue(e.value)
-		}
-		return e.at < c.shed.end, nil
-	})
-	if err != nil {
-		return err
-	}
-	for index, v := range drop {
-		// Deleted first: bbolt joins half-empty pages only where keys were deleted, and pages are what we need back.
-		if err := errors.Join(b.Delete(leafKey(index)), b.Put(leafKey(index), v)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// removeRecords deletes records with their checkpoints. The newest checkpoint stays: it is what this device can say about
-// its log when every record is acknowledged and gone.
-func (c *change) removeRecords(b *bbolt.Bucket) error {
-	if c.pruned.empty() {
-		return nil
-	}
-	newest, err := newestHead(b)
-	if err != nil {
-		return err
-	}
-	for i := c.pruned.first; i <= c.pruned.end; i++ {
-		if i > 0 && i != newest {
-			if err := b.Delete(headKey(i)); err != nil {
-				return err
-			}
-		}
-		if i == c.pruned.end {
-			break
-		}
-		if err := b.Delete(leafKey(i)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// newestHead returns how many records the newest checkpoint covers.
-func newestHead(b *bbolt.Bucket) (uint64, error) {
-	c := b.Cursor()
-	k, _ := c.Seek([]byte{'s'})
-	if k == nil {
-		k, _ = c.Last()
-	} else {
-		k, _ = c.Prev()
-	}
-	for ; k != nil; k, _ = c.Prev() {
-		index, kind, ok := parseRecordKey(k)
-		if !ok {
-			break
-		}
-		if kind == kindHead {
-			return index + 1, nil
-		}
-	}
-	return 0, nil
-}
-
 // space implements store. It counts pages in use, not bytes of records: pages are what runs out.
-func (s *boltStore) space(first uint64) (int64, uint64) { return s.used, first + boltStep }
+func (s *boltStore) space(first uint64) (int64, uint64) { return s.used, first + s.step }
 
 func (s *boltStore) measure() {
 	var size int64
@@ -298,9 +233,35 @@ func (r *boltReader) entries(first uint64, fn func(entry) (bool, error)) error {
 	return r.guard(func() error { return eachEntry(r.bucket, first, fn) })
 }
 
+// containing returns the key to read from so that nothing of record first is left out: that of first, or of the joined records it is
+// one of.
+func containing(c *bbolt.Cursor, first uint64) []byte {
+	key := leafKey(first)
+	if k, _ := c.Seek(key); bytes.Equal(k, key) {
+		return headKey(first)
+	}
+	k, v := c.Prev()
+	if k == nil { // beyond the last key, where there is nothing before either, or before the first
+		k, v = c.Last()
+	}
+	for ; k != nil && bytes.Compare(k, key) < 0; k, v = c.Prev() {
+		index, kind, ok := parseRecordKey(k)
+		if !ok {
+			break
+		}
+		if kind == kindLeaf {
+			if (entry{kind: kindLeaf, at: index, value: v}).end() > first {
+				return k
+			}
+			break
+		}
+	}
+	return headKey(first)
+}
+
 func eachEntry(b *bbolt.Bucket, first uint64, fn func(entry) (bool, error)) error {
 	c := b.Cursor()
-	for k, v := c.Seek(headKey(first)); k != nil; k, v = c.Next() {
+	for k, v := c.Seek(containing(c, first)); k != nil; k, v = c.Next() {
 		index, kind, ok := parseRecordKey(k)
 		if !ok {
 			return nil // receipts and state sort behind the records

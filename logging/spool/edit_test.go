@@ -143,7 +143,7 @@ func testStoreEdits(t *testing.T) {
 		{"state of next version", logging.CodeUnknownVersion, 0, func(*bench, logging.Origin) func(keys) error {
 			return func(b keys) error {
 				v := bytes.Clone(b.Get([]byte("t")))
-				v[0] = 3
+				v[0] = 4
 				return b.Put([]byte("t"), v)
 			}
 		}},

@@ -101,6 +101,7 @@ func (l *Log) load() error {
 	l.full.measure(l.store)
 	l.reported = s.reported
 	l.counter.recorded, l.counter.intent = s.counter, s.intent
+	l.sent, l.handing = s.sent, false
 	return nil
 }
 
@@ -121,7 +122,9 @@ func (l *Log) check(r reader, s state) (check, error) {
 				return false, missing(tree.Size())
 			}
 			leaf, _, err := parseLeaf(e.at, e.value, &u)
-			tree.Append(leaf.Hash)
+			if err == nil {
+				err = tree.AppendSubtree(leaf.Level, leaf.Hash)
+			}
 			return true, err
 		}
 		if e.at > tree.Size() {
@@ -249,6 +252,7 @@ func (l *Log) begin(epoch uint64) error {
 	}
 	l.epoch, l.marks = epoch, marks{}
 	l.tree, l.min, l.read = logging.Tree{}, logging.Tree{}, logging.Tree{}
+	l.sent, l.handing = 0, false
 	l.head, l.headAt, l.receipts = nil, 0, nil
 	l.full = newFill(l.cfg.Capacity, state{})
 	l.reported, l.reportAt, l.counter = 0, time.Time{}, counting{err: l.counter.err}

@@ -46,7 +46,21 @@ func (l *Log) Batch(ctx context.Context, start uint64) (logging.Batch, error) {
 	if err := l.fillBatch(&b); err != nil {
 		return logging.Batch{}, fmt.Errorf("read batch: %w", l.damage(err))
 	}
+	l.handOut(b.End())
 	return b, nil
+}
+
+// handOut makes durable, before a checkpoint over size records leaves, that it may have: from then on it stays comparable. Flash that
+// cannot be written must not stop what is delivered from it: this process remembers, and the next commit says it.
+func (l *Log) handOut(size uint64) {
+	l.handing = true
+	if size <= l.sent {
+		return
+	}
+	l.sent = l.marks.size
+	if l.store != nil {
+		_ = l.update("sent", &change{state: l.state()})
+	}
 }
 
 func (l *Log) fillBatch(b *logging.Batch) error {
@@ -57,7 +71,7 @@ func (l *Log) fillBatch(b *logging.Batch) error {
 	var root logging.Hash // at the end of the batch
 	var end logging.Tree
 	err := l.view(func(r reader) error {
-		if err := extend(r, &tree, b.Start); err != nil {
+		if err := reach(r, &tree, b.Start); err != nil {
 			return err
 		}
 		size, taken := 0, 0
@@ -88,7 +102,9 @@ func (l *Log) fillBatch(b *logging.Batch) error {
 				// Somebody changed the value on flash. The record is whole and goes; Verify tells about the value.
 				leaf.Side = nil
 			}
-			tree.Append(leaf.Hash)
+			if err := tree.AppendSubtree(leaf.Level, leaf.Hash); err != nil {
+				return false, err
+			}
 			b.Leaves, size = append(b.Leaves, leaf), size+len(leaf.Body)+len(leaf.Side)+logging.HashSize
 			return true, nil
 		})
@@ -109,8 +125,8 @@ func (l *Log) fillBatch(b *logging.Batch) error {
 	return nil
 }
 
-// From returns the records from index on, as they are when it is their turn, up to the newest. Each is checked against its
-// hash. The iteration ends with an error that matches logging.ErrRefused at a record that is altered, or was pruned
+// From returns the records from index on, as they are when it is their turn, up to the newest; the first may stand for earlier ones
+// too, when they were shed and joined. Each is checked against its hash. The iteration ends with an error that matches logging.ErrRefused at a record that is altered, or was pruned
 // meanwhile.
 func (l *Log) From(ctx context.Context, index uint64) iter.Seq2[logging.Leaf, error] {
 	return func(yield func(logging.Leaf, error) bool) {
@@ -120,7 +136,7 @@ func (l *Log) From(ctx context.Context, index uint64) iter.Seq2[logging.Leaf, er
 				if !yield(leaf, nil) {
 					return
 				}
-				index = leaf.Index + 1
+				index = leaf.End()
 			}
 			if err != nil {
 				yield(logging.Leaf{}, err)
@@ -162,9 +178,14 @@ func (l *Log) some(ctx context.Context, index uint64) ([]logging.Leaf, error) {
 // Evidence calls fn with everything the store holds of the present epoch, for logging.Verify or logging.WriteExport: one
 // consistent snapshot, which commits meanwhile do not change. The sequence is valid during the call and can be used
 // once. It does not check anything, so that a damaged store can be exported. Space freed meanwhile is not reused before fn
-// returns: a slow fn makes the store grow, up to its capacity.
+// returns: a slow fn makes the store grow, up to its capacity. Its checkpoints stay comparable from then on: whoever gets the evidence
+// can tell later whether the log still continues it.
 func (l *Log) Evidence(ctx context.Context, fn func(logging.Header, iter.Seq2[logging.Item, error]) error) error {
-	snap, err := l.snapshot(ctx)
+	return l.evidence(ctx, true, func(s *snapshot) error { return fn(s.header, s.items) })
+}
+
+func (l *Log) evidence(ctx context.Context, leaves bool, fn func(*snapshot) error) error {
+	snap, err := l.snapshot(ctx, leaves)
 	if err != nil {
 		return fmt.Errorf("read audit log: %w", err)
 	}
@@ -173,7 +194,7 @@ func (l *Log) Evidence(ctx context.Context, fn func(logging.Header, iter.Seq2[lo
 		l.readers--
 		l.mu.Unlock()
 	}()
-	return errors.Join(fn(snap.header, snap.items), snap.reader.close())
+	return errors.Join(fn(snap), snap.reader.close())
 }
 
 // Export writes the evidence in the form of logging.WriteExport.
@@ -188,11 +209,9 @@ func (l *Log) Export(ctx context.Context, w io.Writer) error {
 func (l *Log) Verify(ctx context.Context) (logging.Report, error) {
 	var report logging.Report
 	want := logging.Expect{Device: l.signer.DeviceID(), Policy: l.cfg.Policy}
-	l.mu.Lock()
-	want.Head = l.lastCheckpoint()
-	l.mu.Unlock()
-	err := l.Evidence(ctx, func(h logging.Header, items iter.Seq2[logging.Item, error]) (err error) {
-		report, err = logging.Verify(ctx, h, items, want)
+	err := l.evidence(ctx, false, func(s *snapshot) (err error) {
+		want.Head = s.head
+		report, err = logging.Verify(ctx, s.header, s.items, want)
 		return err
 	})
 	return report, err
@@ -203,11 +222,12 @@ type snapshot struct {
 	ctx    context.Context
 	reader reader
 	header logging.Header
+	head   *logging.Checkpoint // newest
 	state  state
 	notes  []stored // receipts, smallest first
 }
 
-func (l *Log) snapshot(ctx context.Context) (*snapshot, error) {
+func (l *Log) snapshot(ctx context.Context, leaves bool) (*snapshot, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
@@ -216,7 +236,10 @@ func (l *Log) snapshot(ctx context.Context) (*snapshot, error) {
 	if err := l.reopen(); err != nil {
 		return nil, err
 	}
-	s := &snapshot{ctx: ctx, notes: slices.Clone(l.receipts)}
+	if leaves {
+		l.handOut(l.headAt)
+	}
+	s := &snapshot{ctx: ctx, head: l.lastCheckpoint(), notes: slices.Clone(l.receipts)}
 	slices.SortStableFunc(s.notes, func(a, b stored) int {
 		return int(min(max(int64(a.receipt.Checkpoint.Size)-int64(b.receipt.Checkpoint.Size), -1), 1))
 	})
@@ -249,7 +272,7 @@ func (s *snapshot) items(yield func(logging.Item, error) bool) {
 				continue
 			}
 			// The newest receipts are few; most records have none.
-			if !s.receipts(it.Leaf.Index+1, yield) {
+			if !s.receipts(it.Leaf.End(), yield) {
 				return
 			}
 		}
@@ -274,13 +297,14 @@ func (s *snapshot) receipts(upTo uint64, yield func(logging.Item, error) bool) b
 	return true
 }
 
-// some reads the items of up to stepRecords/4 records, and the checkpoint before the first of all. What is wrong with a
-// record is for the reader to find: the hash that is kept with it goes along.
+// some reads up to stepRecords/4 records with the checkpoints after each, and the checkpoint before the first of all. What is wrong
+// with a record is for the reader to find: the hash that is kept with it goes along.
 func (s *snapshot) some(first uint64) (items []logging.Item, next uint64, err error) {
 	if err := s.ctx.Err(); err != nil {
 		return nil, first, err
 	}
-	next = min(first+stepRecords/4, s.state.marks.size)
+	next = first
+	taken := 0
 	var u unpacker
 	err = s.reader.entries(first, func(e entry) (bool, error) {
 		switch {
@@ -288,15 +312,19 @@ func (s *snapshot) some(first uint64) (items []logging.Item, next uint64, err er
 			return true, nil // was yielded with the record before it
 		case e.kind == kindHead && e.at <= s.state.marks.size:
 			items = append(items, logging.Item{Checkpoint: slices.Clone(e.value)})
-			return e.at < next, nil
-		case e.kind == kindHead || e.at >= next:
+			return true, nil
+		case e.kind == kindHead || e.at >= s.state.marks.size || taken == stepRecords/4:
 			return false, nil
 		}
 		leaf, _, err := splitLeaf(e.at, e.value, &u)
 		if err == nil {
 			items = append(items, logging.Item{Leaf: &leaf})
+			next, taken = max(leaf.End(), first), taken+1
 		}
 		return true, err
 	})
+	if err == nil && taken == 0 {
+		next = s.state.marks.size // nothing is there: the reader finds out
+	}
 	return items, next, err
 }

@@ -89,6 +89,11 @@ func (l *Log) accept(got []logging.Receipt) ([]logging.Receipt, error) {
 		}
 	}
 	root, err := l.rootAt(c.Size)
+	if errors.Is(err, errInside) {
+		// Such a size never left this store: the device that sent it had another one.
+		refusal := refuse(logging.CodeRolledBack, "this device shed records before and after that size as one, and had not sent them")
+		return nil, errors.Join(refusal, l.newEpochAt(l.epoch+1, reasonRolledBack, refusal))
+	}
 	if err != nil {
 		return nil, l.damage(err)
 	}
@@ -113,7 +118,7 @@ func (l *Log) rootAt(size uint64) (logging.Hash, error) {
 		return l.tree.Root(), nil
 	}
 	tree := l.min.Clone()
-	err := l.view(func(r reader) error { return extend(r, &tree, size) })
+	err := l.view(func(r reader) error { return reach(r, &tree, size) })
 	return tree.Root(), err
 }
 
@@ -223,10 +228,13 @@ func (l *Log) prune(to uint64) error {
 		end := min(l.marks.pruned+stepRecords, to)
 		s := l.state()
 		s.min = l.min.Clone()
-		s.marks.prune(end)
-		if err := l.view(func(r reader) error { return extend(r, &s.min, end) }); err != nil {
+		if err := l.view(func(r reader) (err error) {
+			end, err = pruneTo(r, &s.min, end, to)
 			return err
+		}); err != nil || end == l.marks.pruned {
+			return err // what is joined stays until all of it may go
 		}
+		s.marks.prune(end)
 		if err := l.update("prune", &change{pruned: span{l.marks.pruned, end}, state: s}); err != nil {
 			return err
 		}
@@ -236,6 +244,20 @@ func (l *Log) prune(to uint64) error {
 		}
 	}
 	return nil
+}
+
+// pruneTo adds to the frontier what may be pruned up to end, and the records joined there, if all of them are before limit.
+func pruneTo(r reader, tree *logging.Tree, end, limit uint64) (uint64, error) {
+	err := extend(r, tree, end)
+	if err == nil && tree.Size() < end {
+		err = eachLeaf(r, tree.Size(), tree.Size()+1, func(leaf logging.Leaf, _ byte) error {
+			if leaf.End() > limit {
+				return nil
+			}
+			return tree.AppendSubtree(leaf.Level, leaf.Hash)
+		})
+	}
+	return tree.Size(), err
 }
 
 // reportInterval bounds how often log.pruned records come: pruning is ordinary, and each record is one more to prune.
@@ -263,7 +285,7 @@ const maxNamedReceipts = 8
 
 func (l *Log) rootFromDisk() (logging.Hash, error) {
 	tree := l.min.Clone()
-	err := l.view(func(r reader) error { return extend(r, &tree, l.marks.size) })
+	err := l.view(func(r reader) error { return reach(r, &tree, l.marks.size) })
 	return tree.Root(), err
 }
 

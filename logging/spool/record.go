@@ -11,8 +11,8 @@ import (
 )
 
 // The bytes of a record, the same in every store: flags (1 byte), leaf hash (32 bytes), length of the side record (2 bytes) and
-// side record if the flag says so, body, deflated if the flag says so; nothing after the hash when shed. Nothing else here
-// reads or writes them.
+// side record if the flag says so, body, deflated if the flag says so; nothing after the hash when shed, except the level when it is
+// that of a subtree of shed records (see flagTree). Nothing else here reads or writes them.
 const (
 	flagCritical = 1
 	flagShed     = 2
@@ -44,7 +44,7 @@ func parseLeaf(index uint64, v []byte, u *unpacker) (leaf logging.Leaf, flags by
 		return leaf, flags, err
 	}
 	if flags&flagShed != 0 {
-		if len(v) != 1+logging.HashSize {
+		if _, ok := nodeOf(index, v); !ok {
 			return leaf, flags, altered(index, "it is marked as shed and has a body")
 		}
 		return leaf, flags, nil
@@ -64,6 +64,7 @@ func splitLeaf(index uint64, v []byte, u *unpacker) (leaf logging.Leaf, flags by
 	leaf = logging.Leaf{Index: index, Hash: logging.Hash(v[1 : 1+logging.HashSize])}
 	body := v[1+logging.HashSize:]
 	if v[0]&flagShed != 0 {
+		leaf.Level, _ = levelOf(v)
 		return leaf, v[0], nil
 	}
 	if v[0]&flagSide != 0 {
@@ -89,10 +90,11 @@ func sheddable(v []byte) bool {
 
 // shedValue returns a record without its body.
 func shedValue(v []byte) []byte {
-	return append([]byte{v[0]&^(flagPacked|flagSide) | flagShed}, v[1:1+logging.HashSize]...)
+	return append([]byte{flagShed}, v[1:1+logging.HashSize]...)
 }
 
-// eachLeaf calls fn for every record from first to end-1, in order, each checked against its hash.
+// eachLeaf calls fn for what stands for the records from first to end-1, in order, each checked against its hash. Shed records that
+// were joined come as one, even if it begins before first or ends after end.
 func eachLeaf(r reader, first, end uint64, fn func(leaf logging.Leaf, flags byte) error) error {
 	next := first
 	if next >= end {
@@ -103,14 +105,14 @@ func eachLeaf(r reader, first, end uint64, fn func(leaf logging.Leaf, flags byte
 		if e.kind == kindHead {
 			return true, nil
 		}
-		if e.at != next {
+		if e.at != next && (next != first || e.at > first) {
 			return false, missing(next)
 		}
 		leaf, flags, err := parseLeaf(e.at, e.value, &u)
 		if err == nil {
 			err = fn(leaf, flags)
 		}
-		next++
+		next = e.end()
 		return next < end, err
 	})
 	if err == nil && next < end {
@@ -119,19 +121,41 @@ func eachLeaf(r reader, first, end uint64, fn func(leaf logging.Leaf, flags byte
 	return err
 }
 
-// extend appends the stored hashes up to size to tree.
+// extend appends the stored hashes up to size to tree. It stops before size when that lies inside of shed records that were joined.
 func extend(r reader, tree *logging.Tree, size uint64) error {
 	return eachLeaf(r, tree.Size(), size, func(leaf logging.Leaf, _ byte) error {
-		tree.Append(leaf.Hash)
-		return nil
+		if leaf.Index < tree.Size() {
+			return inside(tree.Size())
+		}
+		if leaf.End() > size {
+			return nil
+		}
+		return tree.AppendSubtree(leaf.Level, leaf.Hash)
 	})
 }
 
-const stateVersion = 2
+// reach is extend to exactly size.
+func reach(r reader, tree *logging.Tree, size uint64) error {
+	err := extend(r, tree, size)
+	if err == nil && tree.Size() < size {
+		err = inside(size)
+	}
+	return err
+}
+
+var errInside = errors.New("it is in the midst of records that were shed and joined")
+
+// inside says that a position lies inside of shed records that were joined. That is no damage: nobody who needs the position was told
+// of it.
+func inside(at uint64) error {
+	return &logging.Refusal{Code: logging.CodeMalformed, What: fmt.Sprintf("position %d", at), Why: errInside.Error(), Err: errInside}
+}
+
+const stateVersion = 3
 
 // state is what a store keeps beside records: version, the numbers below in this order, then the frontiers at size and
 // at pruned, 32 bytes a hash; how many there are follows from the sizes. All numbers are big-endian. Version 1 had the
-// first six numbers.
+// first six numbers, version 2 the first nine.
 type state struct {
 	epoch     uint64
 	marks     marks
@@ -140,14 +164,18 @@ type state struct {
 	reported  uint64 // records before this index are named in a log.pruned record, or were never pruned
 	counter   uint64 // newest value of the hardware counter that is in a record
 	intent    uint64 // value the hardware counter may have reached without a record; 0 when none
+	sent      uint64 // checkpoints over up to so many records may have been handed out (see folder)
 	tree, min logging.Tree
 }
 
 func (s *state) numbers() []*uint64 {
-	return []*uint64{&s.epoch, &s.marks.pruned, &s.marks.acked, &s.marks.size, &s.shed, &s.level, &s.reported, &s.counter, &s.intent}
+	return []*uint64{&s.epoch, &s.marks.pruned, &s.marks.acked, &s.marks.size, &s.shed, &s.level, &s.reported, &s.counter, &s.intent, &s.sent}
 }
 
-const stateNumbersV1 = 6
+const (
+	stateNumbersV1 = 6
+	stateNumbersV2 = 9
+)
 
 func encodeState(s state) []byte {
 	v := []byte{stateVersion}
@@ -170,6 +198,8 @@ func parseState(v []byte) (s state, err error) {
 	switch v[0] {
 	case 1:
 		numbers = numbers[:stateNumbersV1]
+	case 2:
+		numbers = numbers[:stateNumbersV2]
 	case stateVersion:
 	default:
 		return s, damaged(&logging.Refusal{Code: logging.CodeUnknownVersion, What: "store", Why: fmt.Sprintf("version %d, this program knows %d", v[0], stateVersion)})
@@ -183,6 +213,9 @@ func parseState(v []byte) (s state, err error) {
 	}
 	if v[0] == 1 {
 		s.reported = s.marks.pruned
+	}
+	if v[0] < stateVersion {
+		s.sent = s.marks.size
 	}
 	if !s.marks.valid() {
 		return s, damaged(errors.New("positions are out of order"))

@@ -6,13 +6,15 @@ import (
 	"fmt"
 	"log/slog"
 	"strconv"
+	"time"
 
 	"github.com/backstay/backstay/logging"
 )
 
 // What happens when flash runs full, in this order: acknowledged records go; then the bodies of the oldest ordinary
-// records, whose hashes stay, so that the log still verifies and everybody sees exactly what is missing (log.shed); then
-// new ordinary events are not kept (log.gap); critical ones are, in a share of their own, until that is full too.
+// records, whose hashes stay, or the hash of each subtree of them (see folder), so that the log still verifies and everybody sees
+// exactly what is missing (log.shed); then new ordinary events are not kept (log.gap); critical ones are, in a share of their own,
+// until that is full too.
 const (
 	ordinaryPercent = 75 // what ordinary records may fill; the rest is for critical ones
 	shedMargin      = 5  // per cent freed beyond need, so that not every commit sheds
@@ -124,7 +126,8 @@ func (l *Log) shedStep() error {
 	from := max(l.full.shed, l.marks.pruned)
 	_, end := l.store.space(from)
 	end = min(end, l.marks.size)
-	var gone []span
+	var gone []goner
+	var last []byte // body of the newest record in gone
 	var u unpacker
 	err := l.view(func(r reader) error {
 		return r.entries(from, func(e entry) (bool, error) {
@@ -134,12 +137,15 @@ func (l *Log) shedStep() error {
 			if e.kind != kindLeaf || !sheddable(e.value) {
 				return true, nil
 			}
+			leaf, _, err := parseLeaf(e.at, e.value, &u)
 			if n := len(gone); n > 0 && gone[n-1].end == e.at {
 				gone[n-1].end++
 			} else {
-				gone = append(gone, span{e.at, e.at + 1})
+				closeGoner(gone, last)
+				t := loggedAt(leaf.Body)
+				gone = append(gone, goner{span{e.at, e.at + 1}, t, t})
 			}
-			_, _, err := parseLeaf(e.at, e.value, &u)
+			last = leaf.Body
 			return true, err
 		})
 	})
@@ -150,6 +156,7 @@ func (l *Log) shedStep() error {
 		l.full.shed = end
 		return nil
 	}
+	closeGoner(gone, last)
 	c := &change{shed: span{from, end}, state: l.state()}
 	c.state.shed = end
 	written, err := l.write("shed", l.shedEvents(gone), c)
@@ -159,28 +166,49 @@ func (l *Log) shedStep() error {
 	return err
 }
 
+// goner is a run of records that lose their bodies, and when the first and the last of them were logged.
+type goner struct {
+	span
+	first, last time.Time
+}
+
+func closeGoner(gone []goner, body []byte) {
+	if n := len(gone); n > 0 {
+		gone[n-1].last = loggedAt(body)
+	}
+}
+
+func loggedAt(body []byte) time.Time {
+	r, err := logging.DecodeLeaf(body)
+	if err != nil {
+		return time.Time{}
+	}
+	return r.Logged
+}
+
 // maxRanges bounds the text of one log.shed record: what is longer than an attribute may be goes into a record of its own.
 const maxRanges = logging.MaxAttrValue - 48
 
-func (l *Log) shedEvents(gone []span) (events []logging.Event) {
+// shedEvents say which records lose their bodies, how many they are, and when they were logged: what is known of them for ever.
+func (l *Log) shedEvents(gone []goner) (events []logging.Event) {
 	for len(gone) > 0 {
 		var text []byte
-		first, last, count := gone[0].first, uint64(0), uint64(0)
+		first, last, count := gone[0], gone[0], uint64(0)
 		for len(gone) > 0 && len(text) < maxRanges {
-			r := gone[0]
+			last, gone = gone[0], gone[1:]
 			if len(text) > 0 {
 				text = append(text, ',')
 			}
-			text = strconv.AppendUint(text, r.first, 10)
-			if last = r.end - 1; last > r.first {
-				text = strconv.AppendUint(append(text, '-'), last, 10)
+			text = strconv.AppendUint(text, last.span.first, 10)
+			if last.end-1 > last.span.first {
+				text = strconv.AppendUint(append(text, '-'), last.end-1, 10)
 			}
-			count += r.end - r.first
-			gone = gone[1:]
+			count += last.end - last.span.first
 		}
 		events = append(events, l.event("log.shed",
 			slog.String("message", "bodies of old records were dropped, their hashes kept"), slog.String("reason", "store full"),
-			slog.Uint64("count", count), slog.Uint64("first", first), slog.Uint64("last", last), slog.String("ranges", string(text))))
+			slog.Uint64("count", count), slog.Uint64("first", first.span.first), slog.Uint64("last", last.end-1), slog.String("ranges", string(text)),
+			slog.Time("first_time", first.first), slog.Time("last_time", last.last)))
 	}
 	return events
 }
@@ -188,6 +216,6 @@ func (l *Log) shedEvents(gone []span) (events []logging.Event) {
 func (l *Log) state() state {
 	return state{
 		epoch: l.epoch, marks: l.marks, shed: l.full.shed, level: l.full.level, reported: l.reported,
-		counter: l.counter.recorded, intent: l.counter.intent, tree: l.tree, min: l.min,
+		counter: l.counter.recorded, intent: l.counter.intent, sent: l.sent, tree: l.tree, min: l.min,
 	}
 }

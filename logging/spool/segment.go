@@ -22,7 +22,7 @@ import (
 // group, and a group without one never happened. The CRC starts from that of the header and covers the frame, so bytes of
 // another file, which a file system may leave in a torn one, do not pass.
 //
-//	record      index (8), see leafValue
+//	record      index (8), see leafValue, or shed ones that were joined, see folder
 //	checkpoint  number of records covered (8), signed note; follows those records, or stands later when it was signed later
 //	receipt     length of the key (2), key, note; replaces the one of the same key
 //	state       see encodeState; replaces the one before
@@ -55,7 +55,8 @@ type segment struct {
 	groups     uint32
 	seed       uint32 // CRC of the header
 	bodies     int64  // bytes that shedding would free
-	marks      []mark // every markStep records, for finding one
+	entries    int    // records, and joined ones
+	marks      []mark // every markStep entries, for finding one
 	late       []mark // checkpoints that stand behind records they do not cover
 }
 
@@ -194,13 +195,18 @@ func (g *segment) note(f frame) error {
 		if e.at != g.end {
 			return missing(g.end)
 		}
-		if (e.at-g.first)%markStep == 0 {
+		end := e.end()
+		if _, ok := levelOf(e.value); !ok || end <= e.at || end > 1<<62 {
+			return altered(e.at, "it stands for no number of records there is")
+		}
+		if g.entries%markStep == 0 {
 			g.marks = append(g.marks, mark{e.at, f.offset})
 		}
+		g.entries++
 		if sheddable(e.value) {
 			g.bodies += int64(len(e.value) - len(shedValue(e.value)))
 		}
-		g.end++
+		g.end = end
 	case frameHead:
 		if at := f.entry().at; at < g.end {
 			g.late = append(g.late, mark{at, f.offset})

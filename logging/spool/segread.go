@@ -150,8 +150,7 @@ func (r *segReader) segment(g *segment, w *walk) (more bool, err error) {
 		e := f.entry()
 		switch {
 		case f.kind == frameRecord:
-			next = e.at + 1
-			if e.at < w.first {
+			if next = e.end(); next <= w.first {
 				continue
 			}
 			if more, err := r.lateHeads(w, e.at); err != nil || !more {
@@ -176,8 +175,8 @@ func (r *segReader) lateHeads(w *walk, size uint64) (more bool, err error) {
 	for len(w.late) > 0 && w.late[0].at <= size {
 		p := w.late[0]
 		w.late = w.late[1:]
-		if p.at <= w.head {
-			continue
+		if p.at <= w.head || p.at != size {
+			continue // one that is not at size lies inside of joined records
 		}
 		f, err := r.file(p.seg)
 		if err != nil {

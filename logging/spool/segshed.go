@@ -3,6 +3,7 @@
 package spool
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -53,10 +54,14 @@ func (s *segStore) rewrite(segs []*segment) (*segment, error) {
 		return nil, err
 	}
 	w := &segmentWriter{disk: s.disk, f: f, seg: out, buf: out.header()}
+	fold := s.folder(w, out.first)
 	for _, g := range segs {
-		if err = w.copy(s.dir, g); err != nil {
+		if err = w.copy(s.dir, g, fold); err != nil {
 			break
 		}
+	}
+	if err == nil {
+		err = fold.flush()
 	}
 	if err == nil {
 		err = w.frame(frameEnd, nil)
@@ -74,6 +79,22 @@ func (s *segStore) rewrite(segs []*segment) (*segment, error) {
 		return nil, err
 	}
 	return out, nil
+}
+
+// folder joins what is left of records. Checkpoints that stand behind later records, wherever that is, keep their place in the tree. The
+// first checkpoint of a file stays, because what stands in the file before is not looked at.
+func (s *segStore) folder(w *segmentWriter, first uint64) *folder {
+	late := map[uint64]bool{}
+	for _, g := range s.segs {
+		for _, m := range g.late {
+			late[m.at] = true
+		}
+	}
+	pruned := s.now.marks.pruned
+	return &folder{
+		sent: s.now.sent, newest: s.head.at, pos: first, entries: foldEntries, out: w.entry,
+		bound: func(at uint64) bool { return at <= pruned || late[at] },
+	}
 }
 
 // segmentWriter writes a file in one group.
@@ -103,8 +124,16 @@ func (w *segmentWriter) flush() error {
 	return err
 }
 
+func (w *segmentWriter) entry(e entry) error {
+	kind := byte(frameRecord)
+	if e.kind == kindHead {
+		kind = frameHead
+	}
+	return w.frame(kind, append(binary.BigEndian.AppendUint64(nil, e.at), e.value...))
+}
+
 // copy takes over the records, without the bodies that go, and the checkpoints of a segment.
-func (w *segmentWriter) copy(dir string, g *segment) error {
+func (w *segmentWriter) copy(dir string, g *segment, fold *folder) error {
 	in, err := os.Open(filepath.Join(dir, segmentName(g.seq)))
 	if err != nil {
 		return err
@@ -125,11 +154,11 @@ func (w *segmentWriter) copy(dir string, g *segment) error {
 		if f.kind != frameRecord && f.kind != frameHead {
 			continue
 		}
-		payload := f.payload
-		if e := f.entry(); f.kind == frameRecord && sheddable(e.value) {
-			payload = append(append([]byte(nil), payload[:8]...), shedValue(e.value)...)
+		e := f.entry()
+		if e.kind == kindLeaf && sheddable(e.value) {
+			e.value = shedValue(e.value)
 		}
-		if err := w.frame(f.kind, payload); err != nil {
+		if err := fold.put(e); err != nil {
 			return err
 		}
 	}

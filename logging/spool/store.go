@@ -28,7 +28,7 @@ type store interface {
 type reader interface {
 	state() (state, error)
 	// entries calls fn, until it says no, for what stands from record first on, in order: the checkpoint over exactly first
-	// records if it was kept, record first, and so on.
+	// records if it was kept, record first, and so on. When record first is one of joined ones, those come first.
 	entries(first uint64, fn func(entry) (more bool, err error)) error
 	receipts(fn func(key string, note []byte) error) error
 	close() error
@@ -37,7 +37,7 @@ type reader interface {
 // entry is a record or a checkpoint.
 type entry struct {
 	kind  byte
-	at    uint64 // index of the record, or number of records the checkpoint covers
+	at    uint64 // index of the (first) record, or number of records the checkpoint covers
 	value []byte // see leafValue, or a signed note
 }
 
@@ -51,7 +51,7 @@ const (
 type change struct {
 	entries  []entry // new records at the end, and checkpoints wherever they belong
 	receipts []receiptNote
-	shed     span // records in it lose their body, if they may (see sheddable)
+	shed     span // records in it lose their body, if they may (see sheddable), and are joined with those before (see folder)
 	pruned   span // records in it go, with the checkpoints over them except the newest
 	state    state
 }
@@ -72,7 +72,7 @@ var errFull = errors.New("store is full")
 
 // effect is one step towards durable data, for a fuse.
 type effect struct {
-	Op     string // a change of the store: commit, sign, receipt, prune, shed, counter; or of a file: see disk
+	Op     string // a change of the store: commit, sign, receipt, prune, shed, sent, counter; or of a file: see disk
 	Path   string
 	To     string // new name of a rename
 	Offset int64
@@ -114,6 +114,7 @@ func (l *Log) resync() {
 	}
 	l.marks, l.min, l.full.shed = s.marks, s.min, s.shed
 	l.reported, l.counter.recorded, l.counter.intent = s.reported, s.counter, s.intent
+	l.sent = max(l.sent, s.sent)
 	if l.read.Size() < l.min.Size() {
 		l.read = l.min.Clone()
 	}
