@@ -240,60 +240,6 @@ func testPrunedIsNamed(t *testing.T) {
 	})
 }
 
-// TestThirtyDaysOffline: 10 000 events a day, nobody acknowledges anything, the default capacity. The hashes alone of that
-// many records are more than the capacity; what finds no place is counted. Afterwards a consumer gets every record in
-// order, and knows exactly which bodies it does not have and how many events were not kept.
-func TestThirtyDaysOffline(t *testing.T) { eachStoreNative(t, testThirtyDaysOffline) }
-
-func testThirtyDaysOffline(t *testing.T) {
-	events, b := 30*10000, newBench(t)
-	b.cfg.Capacity = spool.DefaultCapacity
-	if os.Getenv("BACKSTAY_LONG") != "1" {
-		events, b.cfg.Capacity = 3000, 640<<10
-	}
-	l := b.open()
-	start := written(t)
-	for i := range events {
-		e := ordinary(i)
-		if i%1000 == 0 {
-			e = critical(i)
-		}
-		if err := l.Append(t.Context(), e); err != nil && !errors.Is(err, logging.ErrRetry) {
-			t.Fatal(err)
-		}
-	}
-	if err := l.Flush(t.Context()); err != nil && !errors.Is(err, logging.ErrRetry) {
-		t.Fatal(err)
-	}
-	per := (written(t) - start) / int64(events)
-	s := l.State()
-	if size := fileSize(t, b); size > b.cfg.Capacity {
-		t.Errorf("%d bytes, capacity %d", size, b.cfg.Capacity)
-	}
-	n := codes(t, l)
-	if n["update.installed"] != events/1000 || n["net.listen"]+n["shed"]+int(s.Lost) != events-events/1000 {
-		t.Errorf("records %v, state %+v", n, s)
-	}
-	shedIsNamed(t, l)
-	c := b.collector()
-	receipt := c.take(l)
-	if got := logging.Records(c.leaves[s.Origin]); got != s.Size {
-		t.Errorf("collector has %d of %d records", got, s.Size)
-	}
-	t.Logf("%d events: %d bytes in %d files, %d bytes written per event, %d of %d bodies shed, %d events not kept, fill %d %%",
-		events, fileSize(t, b), len(b.files()), per, n["shed"], s.Size, s.Lost, s.Fill)
-	if err := l.Receipt(t.Context(), receipt); err != nil {
-		t.Fatal(err)
-	}
-	if err := l.Append(t.Context(), critical(1)); err != nil {
-		t.Fatal(err)
-	}
-	report, err := l.Verify(t.Context())
-	if last := len(report.Gaps) - 1; err != nil || s.Lost > 0 && report.Gaps[last].Count != strconv.FormatUint(s.Lost, 10) {
-		t.Errorf("gaps %v, %v", report.Gaps, err)
-	}
-}
-
 // TestFullOfCriticalEvents: when even the reserve is full, Append says so, the loss is counted, and the log tells it as soon
 // as there is room.
 func TestFullOfCriticalEvents(t *testing.T) { eachStoreNative(t, testFullOfCriticalEvents) }

@@ -1,0 +1,341 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package spool_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/backstay/backstay/logging"
+	"github.com/backstay/backstay/logging/spool"
+)
+
+// TestThirtyDaysOffline: 10 000 events a day, nobody acknowledges anything, the default capacity. No event is only counted: whoever
+// comes back gets every record in order, or is told its index exactly.
+func TestThirtyDaysOffline(t *testing.T) {
+	for _, every := range []int{1000, 100} {
+		t.Run(fmt.Sprintf("one of %d critical", every), func(t *testing.T) {
+			eachStoreNative(t, func(t *testing.T) { testThirtyDaysOffline(t, every) })
+		})
+	}
+}
+
+func testThirtyDaysOffline(t *testing.T, every int) {
+	events, b := 30*10000, newBench(t)
+	b.cfg.Capacity = spool.DefaultCapacity
+	if os.Getenv("BACKSTAY_LONG") != "1" {
+		events, b.cfg.Capacity = 4000, 640<<10
+	}
+	l := b.open()
+	start := written(t)
+	for i := range events {
+		e := ordinary(i)
+		if i%every == 0 {
+			e = critical(i)
+		}
+		e.Attrs = append(slices.Clone(e.Attrs), logging.Attr{Name: "n", Value: strconv.Itoa(i)})
+		if err := l.Append(t.Context(), e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := l.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	per := (written(t) - start) / int64(events)
+	s := l.State()
+	if size := fileSize(t, b); size > b.cfg.Capacity {
+		t.Errorf("%d bytes, capacity %d", size, b.cfg.Capacity)
+	}
+	shedIsNamed(t, l)
+	c := b.collector()
+	receipt := c.take(l)
+	got := c.leaves[s.Origin]
+	n := delivered(t, got, every)
+	if n.events+n.shed != events || n.critical != (events+every-1)/every || s.Lost != 0 || n.gaps != 0 || logging.Records(got) != s.Size {
+		t.Errorf("%+v of %d events, %d lost, %d records of %d", n, events, s.Lost, logging.Records(got), s.Size)
+	}
+	t.Logf("%d events: %d bytes in %d files, %d bytes written per event; delivered %d events (%d critical) and the exact place of %d more, in %d entries; fill %d %%",
+		events, fileSize(t, b), len(b.files()), per, n.events, n.critical, n.shed, len(got), s.Fill)
+	if err := l.Receipt(t.Context(), receipt); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Append(t.Context(), critical(1)); err != nil {
+		t.Fatal(err)
+	}
+	if report, err := l.Verify(t.Context()); err != nil || report.Acked != s.Size {
+		t.Errorf("acknowledged %d of %d, %v", report.Acked, s.Size, err)
+	}
+}
+
+// tally is what a consumer has.
+type tally struct{ events, critical, shed, gaps int }
+
+// delivered counts events by their number, each of which stands behind as many others, delivered or shed, as it should.
+func delivered(t *testing.T, leaves []logging.Leaf, every int) (n tally) {
+	t.Helper()
+	next := uint64(0)
+	for _, l := range leaves {
+		if l.Index != next {
+			t.Fatalf("record %d follows %d", l.Index, next)
+		}
+		next = l.End()
+		if l.Shed() {
+			n.shed += int(l.Count())
+			continue
+		}
+		r, err := logging.DecodeLeaf(l.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, ok := r.Attr("n")
+		switch i, err := strconv.Atoi(text); {
+		case r.Code == "log.gap":
+			n.gaps++
+		case !ok:
+		case err != nil || i != n.events+n.shed || (i%every == 0) != (r.Code == "update.installed"):
+			t.Fatalf("record %d is event %s, %d came before", l.Index, text, n.events+n.shed)
+		default:
+			n.events++
+			if i%every == 0 {
+				n.critical++
+			}
+		}
+	}
+	return n
+}
+
+// TestShedNeverCrossesAHead: consumers come and go, each at its own pace and without a receipt, exports leave the device, it restarts,
+// flash is full all the time. Whoever was handed a checkpoint can go on from there and compare it for ever, and batches stay as small
+// as a consumer allows.
+func TestShedNeverCrossesAHead(t *testing.T) { eachStoreNative(t, testShedNeverCrossesAHead) }
+
+func testShedNeverCrossesAHead(t *testing.T) {
+	seed := rand.Uint64()
+	rng := rand.New(rand.NewPCG(seed, 9))
+	t.Logf("seed %d", seed)
+	b := newBench(t)
+	b.cfg.Capacity = spool.MinCapacity
+	rounds := 60
+	if os.Getenv("BACKSTAY_LONG") == "1" {
+		b.cfg.Capacity, rounds = 2<<20, 900
+	}
+	l := b.open()
+	consumers := []*consumer{{t: t}, {t: t}, {t: t}}
+	var heads []logging.Checkpoint
+	for round := range rounds {
+		for range rng.IntN(200) {
+			e := ordinary(round)
+			if rng.IntN(60) == 0 {
+				e = critical(round)
+				e.Message = noiseText(rng.Int(), rng.IntN(900))
+			}
+			if err := l.Append(t.Context(), e); err != nil {
+				t.Fatal(err)
+			}
+		}
+		switch rng.IntN(8) {
+		case 0:
+			l = b.reopen(l)
+		case 1, 2:
+			consumers[rng.IntN(len(consumers))].take(l, rng.IntN(12))
+		case 3:
+			if rng.IntN(4) == 0 {
+				heads = append(heads, exported(t, l))
+			}
+		}
+	}
+	most := uint64(0)
+	for _, c := range consumers {
+		c.take(l, 1<<30)
+		if got := logging.Records(c.leaves); got != l.State().Size {
+			t.Errorf("a consumer has %d of %d records", got, l.State().Size)
+		}
+		for _, leaf := range c.leaves {
+			most = max(most, leaf.Count())
+		}
+	}
+	shedIsNamed(t, l)
+	for _, h := range heads {
+		verifyAgainst(t, l, h)
+	}
+	if most < 64 {
+		t.Errorf("one hash stands for %d records at most", most)
+	}
+	t.Logf("%d records, %d heads, one hash for up to %d records, fill %d %%", l.State().Size, len(heads), most, l.State().Fill)
+}
+
+// consumer keeps a head and gives no receipts.
+type consumer struct {
+	t      *testing.T
+	head   logging.Head
+	leaves []logging.Leaf
+}
+
+// take fetches at most so many batches.
+func (c *consumer) take(l *spool.Log, batches int) {
+	c.t.Helper()
+	c.head.Origin = l.State().Origin
+	for range batches {
+		b, err := l.Batch(c.t.Context(), c.head.Tree.Size())
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		if len(b.Leaves) == 0 {
+			return
+		}
+		wire, err := logging.EncodeBatch(b)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		if len(b.Leaves) > 2*logging.TargetLeaves {
+			c.t.Errorf("a batch of %d entries", len(b.Leaves))
+		}
+		if b, err = logging.DecodeBatch(wire); err != nil {
+			c.t.Fatal(err)
+		}
+		next, fresh, _, err := c.head.Advance(b)
+		if err != nil {
+			c.t.Fatalf("from %d to %d: %v", b.Start, b.End(), err)
+		}
+		c.head, c.leaves = next, append(c.leaves, fresh...)
+	}
+}
+
+// exported takes an export out and returns the head that somebody then knows.
+func exported(t *testing.T, l *spool.Log) logging.Checkpoint {
+	t.Helper()
+	var out bytes.Buffer
+	if err := l.Export(t.Context(), &out); err != nil {
+		t.Fatal(err)
+	}
+	h, err := logging.OpenCheckpoint(l.State().Checkpoint, l.SPKI())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+func verifyAgainst(t *testing.T, l *spool.Log, head logging.Checkpoint) {
+	t.Helper()
+	var out bytes.Buffer
+	if err := l.Export(t.Context(), &out); err != nil {
+		t.Fatal(err)
+	}
+	h, items, err := logging.ReadExport(&out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	report, err := logging.Verify(context.Background(), h, items, logging.Expect{Head: &head})
+	if err != nil || !report.HeadChecked || report.Unnamed != 0 {
+		t.Errorf("head of %d records: checked %v, %d unnamed, %v", head.Size, report.HeadChecked, report.Unnamed, err)
+	}
+}
+
+// TestShedRuns makes a log in which records were shed, and treats copies of it.
+func TestShedRuns(t *testing.T) {
+	eachStoreNative(t, func(t *testing.T) {
+		b := newBench(t)
+		b.cfg.Capacity, b.cfg.Keep = spool.MinCapacity, 1<<30
+		l := b.open()
+		fillLog(t, l, 3500)
+		var run logging.Leaf
+		for leaf, err := range l.From(t.Context(), 0) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if run.Count() < leaf.Count() {
+				run = leaf
+			}
+		}
+		if run.Count() < 64 {
+			t.Fatalf("one hash stands for %d records at most", run.Count())
+		}
+		l.Close()
+		for name, fn := range map[string]func(*testing.T, *bench, logging.Leaf){
+			"receipt inside": receiptInside, "prune inside": pruneInside,
+			"edited hash":  func(t *testing.T, b *bench, run logging.Leaf) { editedRun(t, b, run, func(v []byte) { v[9] ^= 1 }) },
+			"lower level":  func(t *testing.T, b *bench, run logging.Leaf) { editedRun(t, b, run, func(v []byte) { v[33]-- }) },
+			"higher level": func(t *testing.T, b *bench, run logging.Leaf) { editedRun(t, b, run, func(v []byte) { v[33]++ }) },
+			"level 62":     func(t *testing.T, b *bench, run logging.Leaf) { editedRun(t, b, run, func(v []byte) { v[33] = 62 }) },
+			"level 0":      func(t *testing.T, b *bench, run logging.Leaf) { editedRun(t, b, run, func(v []byte) { v[33] = 0 }) },
+			"no level":     func(t *testing.T, b *bench, run logging.Leaf) { editedRun(t, b, run, func(v []byte) { v[0] &^= 16 }) },
+			"not shed":     func(t *testing.T, b *bench, run logging.Leaf) { editedRun(t, b, run, func(v []byte) { v[0] &^= 2 }) },
+		} {
+			t.Run(name, func(t *testing.T) {
+				c := *b
+				c.t, c.cfg.Dir = t, t.TempDir()
+				if err := os.CopyFS(c.cfg.Dir, os.DirFS(b.cfg.Dir)); err != nil {
+					t.Fatal(err)
+				}
+				fn(t, &c, run)
+			})
+		}
+	})
+}
+
+// A receipt for a size inside of records that were shed as one is for a log this device did not send: a new epoch begins.
+func receiptInside(t *testing.T, b *bench, run logging.Leaf) {
+	l := b.open()
+	far, err := b.signer.Sign(logging.Checkpoint{Origin: l.State().Origin, Size: run.Index + 5}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Batch(t.Context(), run.Index+5); !errors.Is(err, logging.ErrRefused) || l.State().Origin.Epoch != 1 {
+		t.Errorf("batch from within: %v", err)
+	}
+	wantCode(t, l.Receipt(t.Context(), far), logging.CodeRolledBack)
+	if s := l.State(); s.Origin.Epoch != 2 {
+		t.Errorf("state = %+v", s)
+	}
+}
+
+// Pruning takes all that one hash stands for, or nothing of it.
+func pruneInside(t *testing.T, b *bench, run logging.Leaf) {
+	l := b.open()
+	if err := l.Receipt(t.Context(), b.collector().take(l)); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct{ to, want uint64 }{{run.End() - 1, run.Index}, {run.End(), run.End()}, {run.End() + 1, 0}} {
+		if err := l.Prune(t.Context(), tc.to); err != nil {
+			t.Fatal(err)
+		}
+		if s := l.State(); s.Pruned > tc.to || tc.want > 0 && s.Pruned != tc.want {
+			t.Errorf("pruned to %d, asked for %d", s.Pruned, tc.to)
+		}
+		l = b.reopen(l)
+		if _, err := l.Verify(t.Context()); err != nil || l.State().Origin.Epoch != 1 {
+			t.Fatal(err)
+		}
+	}
+	// Reading from any place gives what stands for the record there.
+	for _, at := range []uint64{l.State().Pruned, run.End() + 100, run.End() + 101, l.Size() - 1} {
+		for leaf, err := range l.From(t.Context(), at) {
+			if err != nil || leaf.Index > at || leaf.End() <= at {
+				t.Errorf("from %d: records %d to %d, %v", at, leaf.Index, leaf.End()-1, err)
+			}
+			break
+		}
+	}
+}
+
+// Who edits the hash of shed records on flash is found out, whether it is of one or of many; so is who changes what it stands for.
+func editedRun(t *testing.T, b *bench, run logging.Leaf, fn func(v []byte)) {
+	edit(t, b, func(k keys) error {
+		v := bytes.Clone(k.Get(key(run.Index, 0)))
+		fn(v)
+		return k.Put(key(run.Index, 0), v)
+	})
+	l := b.open()
+	reason, _ := decode(t, l, 0).Attr("reason")
+	if l.State().Origin.Epoch != 2 || !slices.Contains([]string{logging.CodeRootMismatch, logging.CodeRecordMissing, logging.CodeRecordAltered, logging.CodeDamaged}, reason) {
+		t.Errorf("epoch %d because of %q", l.State().Origin.Epoch, reason)
+	}
+}
