@@ -214,6 +214,30 @@ func (s *scene) exported(t *testing.T, leaves []logging.Leaf, notes ...logging.I
 
 func (s *scene) verified(t *testing.T, items []logging.Item) string {
 	t.Helper()
+	_, err := s.verify(t, items)
+	return refusal(err)
+}
+
+// report is what a third party finds in all records.
+func (s *scene) report(t *testing.T, leaves []logging.Leaf) (logging.Report, error) {
+	t.Helper()
+	var items []logging.Item
+	for i := range leaves {
+		items = append(items, logging.Item{Leaf: &leaves[i]})
+	}
+	return s.verify(t, append(items, logging.Item{Checkpoint: s.head}))
+}
+
+// unnamed is what a report says about records that are not there without a record of the device about it.
+func unnamed(r logging.Report, err error) string {
+	if err == nil && r.Unnamed > 0 && len(r.Shed) > 0 {
+		return "unnamed"
+	}
+	return refusal(err)
+}
+
+func (s *scene) verify(t *testing.T, items []logging.Item) (rep logging.Report, err error) {
+	t.Helper()
 	h := logging.Header{SPKI: s.signer.SPKI(), Origin: s.origin}
 	var file bytes.Buffer
 	if err := logging.WriteExport(&file, h, sequence(items)); err != nil {
@@ -221,9 +245,9 @@ func (s *scene) verified(t *testing.T, items []logging.Item) string {
 	}
 	h, read, err := logging.ReadExport(&file)
 	if err == nil {
-		_, err = logging.Verify(t.Context(), h, read, logging.Expect{Device: s.origin.Device, Policy: s.policy, Head: &s.known})
+		rep, err = logging.Verify(t.Context(), h, read, logging.Expect{Device: s.origin.Device, Policy: s.policy, Head: &s.known})
 	}
-	return refusal(err)
+	return rep, err
 }
 
 func sequence(items []logging.Item) iter.Seq2[logging.Item, error] {
@@ -241,7 +265,9 @@ func (s *scene) sign(t *testing.T, leaves []logging.Leaf) []byte {
 	t.Helper()
 	var tree logging.Tree
 	for _, l := range leaves {
-		tree.Append(l.Hash)
+		if err := tree.AppendSubtree(l.Level, l.Hash); err != nil {
+			t.Fatal(err)
+		}
 	}
 	note, err := s.signer.Sign(logging.Checkpoint{Origin: s.origin, Size: tree.Size(), Root: tree.Root()})
 	if err != nil {
@@ -278,6 +304,15 @@ func (s *scene) edited(index int, rehash bool) []logging.Leaf {
 		out[index].Hash = logging.LeafHash(out[index].Body)
 	}
 	return out
+}
+
+// joined are all records, with one subtree as if it had been shed.
+func (s *scene) joined(first int, level uint8) []logging.Leaf {
+	var tree logging.Tree
+	for _, l := range s.leaves[first : first+1<<level] {
+		tree.Append(l.Hash)
+	}
+	return slices.Replace(slices.Clone(s.leaves), first, first+1<<level, logging.Leaf{Index: uint64(first), Level: level, Hash: tree.Root()})
 }
 
 // without are all records but one.

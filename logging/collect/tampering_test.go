@@ -270,6 +270,31 @@ var tampering = []struct {
 		"the device's position never goes back: no effect",
 	},
 	{
+		"put a hash in the place of a record's body, or that of a subtree in the place of records",
+		func(t *testing.T, s *scene) string {
+			s.onFlash(t, func(b *bbolt.Bucket) error {
+				const shed = 2
+				return b.Put(recordKey(unseen), append([]byte{shed}, s.leaves[unseen].Hash[:]...))
+			})
+			report, err := s.log.Verify(t.Context())
+			return unnamed(report, err)
+		},
+		func(t *testing.T, s *scene) string { return s.sent(t, s.joined(24, 2), 21, s.head) },
+		func(t *testing.T, s *scene) string { return unnamed(s.report(t, s.joined(24, 2))) },
+		[3]string{"unnamed", "", "unnamed"},
+		"it shows as shed, and no record of the device says so",
+	},
+	{
+		"put a subtree in the place of records before and after a head that was seen, and sign again with the device's key",
+		nil,
+		func(t *testing.T, s *scene) string { return s.sent(t, s.joined(16, 3), 0, s.sign(t, s.joined(16, 3))) },
+		func(t *testing.T, s *scene) string {
+			return s.exported(t, s.joined(16, 3), logging.Item{Checkpoint: s.sign(t, s.joined(16, 3))})
+		},
+		[3]string{"", "log-rolled-back", "log-rolled-back"},
+		"a device keeps what it handed out comparable",
+	},
+	{
 		"edit the collector's store",
 		nil,
 		nil,
