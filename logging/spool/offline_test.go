@@ -62,8 +62,8 @@ func testThirtyDaysOffline(t *testing.T, every int) {
 	if n.events+n.shed != events || n.critical != (events+every-1)/every || s.Lost != 0 || n.gaps != 0 || logging.Records(got) != s.Size {
 		t.Errorf("%+v of %d events, %d lost, %d records of %d", n, events, s.Lost, logging.Records(got), s.Size)
 	}
-	t.Logf("%d events: %d bytes in %d files, %d bytes written per event; delivered %d events (%d critical) and the exact place of %d more, in %d entries; fill %d %%",
-		events, fileSize(t, b), len(b.files()), per, n.events, n.critical, n.shed, len(got), s.Fill)
+	t.Logf("%d events: %d bytes in %d files, %d bytes written per event; delivered %d events (%d critical) and the exact place of %d more, in %d hashes; fill %d %%",
+		events, fileSize(t, b), len(b.files()), per, n.events, n.critical, n.shed, n.hashes, s.Fill)
 	if err := l.Receipt(t.Context(), receipt); err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +76,7 @@ func testThirtyDaysOffline(t *testing.T, every int) {
 }
 
 // tally is what a consumer has.
-type tally struct{ events, critical, shed, gaps int }
+type tally struct{ events, critical, shed, hashes, gaps int }
 
 // delivered counts events by their number, each of which stands behind as many others, delivered or shed, as it should.
 func delivered(t *testing.T, leaves []logging.Leaf, every int) (n tally) {
@@ -89,6 +89,7 @@ func delivered(t *testing.T, leaves []logging.Leaf, every int) (n tally) {
 		next = l.End()
 		if l.Shed() {
 			n.shed += int(l.Count())
+			n.hashes++
 			continue
 		}
 		r, err := logging.DecodeLeaf(l.Body)
