@@ -232,6 +232,14 @@ func FuzzReadExport(f *testing.F) {
 	f.Add(golden)
 	lines := bytes.SplitAfter(golden, []byte("\n"))
 	f.Add(bytes.Join(append(lines[:8:8], []byte("end 3\n")), nil))
+	r := newRig(f).grow(f, 20)
+	r.join(4, 2)
+	r.join(8, 3)
+	var out bytes.Buffer
+	if err := logging.WriteExport(&out, r.header(), seq(r.items())); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(out.Bytes())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		h, items, err := readExport(b)
 		if err != nil {
