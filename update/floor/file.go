@@ -2,11 +2,13 @@
 
 // Package floor keeps the security floor: a number that only rises.
 //
-// It owns the two files of a file floor, and what they mean after a loss of power or a flash fault. It does not decide what
-// the floor is raised to.
+// It owns the two files of a floor, and what they mean after a loss of power, a flash fault or a copy put back. It does not
+// decide what the floor is raised to.
 //
-// A file floor is as strong as the file system under it: who can write the files as root can lower it, and who can copy an
-// old flash image back turns it back. It detects damage, not restoration. Class says so, for whoever reports it.
+// A [File] is as strong as the file system under it: who can write the files as root can lower it, and who can copy an old
+// flash image back turns it back. It detects damage, not restoration. With a counter in hardware ([Counted]) the same files
+// are believed only at the count they were written for, so that an old flash image stops installs instead of lowering the
+// floor; root can still write files for the present count. Class says which it is, for whoever reports it.
 //
 // Damage never reads as 0. If neither copy is intact the floor cannot be read, installs stop, and a person has to look.
 package floor
@@ -65,7 +67,7 @@ func Open(c Config) (*File, error) {
 	if seen || c.Provisioned {
 		return f, nil
 	}
-	if err := f.write(0); err != nil {
+	if err := f.write(record{}); err != nil {
 		return nil, fmt.Errorf("create floor: %w", err)
 	}
 	return f, nil
@@ -79,16 +81,14 @@ func (f *File) Class() string { return "file" }
 func (f *File) Get() (uint64, error) {
 	a, errA := f.read(copyA)
 	b, errB := f.read(copyB)
-	switch {
-	case errA == nil && errB == nil:
-		return max(a, b), nil
-	case errA == nil:
-		return a, nil
-	case errB == nil:
-		return b, nil
+	if errA != nil && errB != nil {
+		return 0, f.unreadable(errA, errB)
 	}
-	return 0, &update.Refusal{Code: "floor-unreadable", What: "read floor in " + f.dir,
-		Why: fmt.Sprintf("neither copy is intact (%v; %v)", errA, errB)}
+	return max(a.floor, b.floor), nil
+}
+
+func (f *File) unreadable(a, b error) error {
+	return &update.Refusal{Code: "floor-unreadable", What: "read floor in " + f.dir, Why: fmt.Sprintf("neither copy is intact (%v; %v)", a, b)}
 }
 
 // Raise makes the floor at least v. It also repairs a copy that is missing, damaged or behind.
@@ -97,7 +97,7 @@ func (f *File) Raise(v uint64) error {
 	if err != nil {
 		return fmt.Errorf("raise floor: %w", err)
 	}
-	if err := f.write(max(now, v)); err != nil {
+	if err := f.write(record{floor: max(now, v)}); err != nil {
 		return fmt.Errorf("raise floor to %d: %w", v, err)
 	}
 	return nil
@@ -117,14 +117,14 @@ func (f *File) seen() (bool, error) {
 	return false, nil
 }
 
-// write brings both copies to v, one after the other, so that one of them is intact at every moment. A copy that is right
+// write brings both copies to r, one after the other, so that one of them is intact at every moment. A copy that is right
 // already is left alone. The mark comes last: before it, a cut leaves a new device or a copy that speaks for itself.
-func (f *File) write(v uint64) error {
+func (f *File) write(r record) error {
 	for _, name := range []string{copyA, copyB} {
-		if old, err := f.read(name); err == nil && old == v {
+		if old, err := f.read(name); err == nil && old == r {
 			continue
 		}
-		if err := f.replace(name, encode(v)); err != nil {
+		if err := f.replace(name, encode(r)); err != nil {
 			return err
 		}
 	}
@@ -163,38 +163,53 @@ func (f *File) replace(name, content string) error {
 	return d.Sync()
 }
 
-func (f *File) read(name string) (uint64, error) {
+func (f *File) read(name string) (record, error) {
 	r, err := os.Open(filepath.Join(f.dir, name))
 	if err != nil {
-		return 0, err
+		return record{}, err
 	}
 	defer r.Close()
 	b, err := io.ReadAll(io.LimitReader(r, maxFile+1))
 	if err != nil {
-		return 0, err
+		return record{}, err
 	}
 	v, err := decode(string(b))
 	if err != nil {
-		return 0, fmt.Errorf("%s: %w", name, err)
+		return record{}, fmt.Errorf("%s: %w", name, err)
 	}
 	return v, nil
 }
 
-// encode returns the one form of a copy: "backstay floor 1", the value, and the SHA-256 of all that comes before it.
-func encode(v uint64) string {
-	body := "backstay floor 1\n" + strconv.FormatUint(v, 10) + "\n"
+// record is what a copy says.
+type record struct {
+	floor uint64
+	count uint64 // the count of the hardware at which it holds; 0 without one
+}
+
+// encode returns the one form of a copy: "backstay floor 1", the value, and the SHA-256 of all that comes before it; with a
+// count "backstay floor 2", the value, the count and the SHA-256.
+func encode(r record) string {
+	body := "backstay floor 1\n" + strconv.FormatUint(r.floor, 10) + "\n"
+	if r.count > 0 {
+		body = "backstay floor 2\n" + strconv.FormatUint(r.floor, 10) + "\n" + strconv.FormatUint(r.count, 10) + "\n"
+	}
 	sum := sha256.Sum256([]byte(body))
 	return body + hex.EncodeToString(sum[:]) + "\n"
 }
 
-func decode(s string) (uint64, error) {
+func decode(s string) (record, error) {
 	lines := strings.Split(s, "\n")
-	if len(lines) != 4 {
-		return 0, errors.New("damaged: not three lines")
+	if len(lines) != 4 && len(lines) != 5 {
+		return record{}, errors.New("damaged: not three or four lines")
 	}
-	v, err := strconv.ParseUint(lines[1], 10, 64)
-	if err != nil || encode(v) != s {
-		return 0, errors.New("damaged: its checksum or form is wrong")
+	var r record
+	var err, err2 error
+	r.floor, err = strconv.ParseUint(lines[1], 10, 64)
+	if len(lines) == 5 {
+		r.count, err2 = strconv.ParseUint(lines[2], 10, 64)
 	}
-	return v, nil
+	if err != nil || err2 != nil || encode(r) != s {
+		return record{}, errors.New("damaged: its checksum or form is wrong")
+	}
+	return r, nil
 }

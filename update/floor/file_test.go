@@ -173,11 +173,12 @@ func TestOpenRefuses(t *testing.T) {
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte("backstay floor 1\n7\n0\n"))
 	f.Add([]byte("backstay floor 1\n00\n\n"))
+	f.Add([]byte("backstay floor 2\n7\n0\n0\n"))
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		v, err := floor.Decode(string(b))
 		if err == nil && floor.Encode(v) != string(b) {
-			t.Fatalf("%q is a second form of %d", b, v)
+			t.Fatalf("%q is a second form of %+v", b, v)
 		}
 	})
 }
