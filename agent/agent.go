@@ -53,14 +53,14 @@ type agent struct {
 	identity *identity.Identity
 	log      *spool.Log
 
-	updater  *updater      // nil when the configuration has no update section, or it cannot start
-	progress *progress     // beside updater
-	guard    *guard        // nil when no baseline applies
-	policy   *policies     // beside guard; without a client when there is no repository
-	shipper  *ship.Shipper // nil when records stay on the device
-	sources  *source.Set   // nil when they could not be configured
-	tpm      *tpm.Device   // nil without a counter in a TPM
-	intake   programs      // what the product's own programs write
+	updater  *updater               // nil when the configuration has no update section, or it cannot start
+	progress *progress              // beside updater
+	guard    *guard                 // nil when no baseline applies
+	policy   *policies              // beside guard; without a client when there is no repository
+	shipper  *ship.Shipper          // nil when records stay on the device
+	sources  *source.Set            // nil when they could not be configured
+	tpms     map[string]*tpm.Device // those with a counter, by path
+	intake   programs               // what the product's own programs write
 
 	owned        gate          // opened once the device has a certificate
 	identityKick chan struct{} // makes the identity loop look now
@@ -88,7 +88,7 @@ func (p *problems) get() []string {
 // Run runs the agent until ctx ends, which is a clean stop and returns nil. It returns update.ErrReboot when the process has to
 // end because the device reboots: with the reboot method "exit" the caller tells the supervisor, otherwise the kernel is at it.
 func Run(ctx context.Context, cfg *config.Config, opt Options) error {
-	a := &agent{cfg: cfg, opt: opt, logger: opt.Logger, started: time.Now(), owned: newGate(), identityKick: make(chan struct{}, 1)}
+	a := &agent{cfg: cfg, opt: opt, logger: opt.Logger, started: time.Now(), owned: newGate(), identityKick: make(chan struct{}, 1), tpms: map[string]*tpm.Device{}}
 	if err := a.open(ctx); err != nil {
 		a.close()
 		return err
@@ -146,8 +146,8 @@ func (a *agent) close() error {
 	if a.log != nil {
 		errs = append(errs, a.log.Close())
 	}
-	if a.tpm != nil {
-		errs = append(errs, a.tpm.Close())
+	for _, d := range a.tpms {
+		errs = append(errs, d.Close())
 	}
 	if a.store != nil {
 		errs = append(errs, a.store.Close())

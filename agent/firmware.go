@@ -12,7 +12,6 @@ import (
 	"github.com/backstay/backstay/agent/config"
 	"github.com/backstay/backstay/agent/store"
 	"github.com/backstay/backstay/update"
-	"github.com/backstay/backstay/update/floor"
 	"github.com/backstay/backstay/update/trust"
 )
 
@@ -54,14 +53,14 @@ func (a *agent) tryOpenUpdater() error {
 	if err != nil {
 		return err
 	}
-	floorFile, err := floor.Open(floor.Config{Dir: a.cfg.StateDir, Provisioned: provisioned(job)})
+	limit, err := a.openFloor(job)
 	if err != nil {
 		return err
 	}
 	checks := health{checks: a.cfg.Update.Health, connected: a.connected, worst: a.worst}
 	u := &updater{
 		poll: a.cfg.Update.Poll.Std(), logger: a.logger, wake: make(chan struct{}, 1), looked: a.looked,
-		client: client, source: trust.NewSource(client, a.device(floorFile)), dirs: a.cfg.Update.LocalDirs,
+		client: client, source: trust.NewSource(client, a.device(limit)), dirs: a.cfg.Update.LocalDirs,
 	}
 	when, err := newPolicy(a.cfg.Update, func() bool { return u.directory() != nil })
 	if err != nil {
@@ -70,7 +69,7 @@ func (a *agent) tryOpenUpdater() error {
 	changed := make(chan struct{}, 1)
 	u.machine = &update.Machine{
 		Source: u.source,
-		Slots:  slots, Boot: loader, Floor: floorFile, Journal: a.store,
+		Slots:  slots, Boot: loader, Floor: limit, Journal: a.store,
 		Health: checks.run, Reboot: a.restart, Emit: a.recorder.emit, Now: a.clock.Now,
 		BootID: func() string { return a.recorder.bootID },
 		Names:  names, Attempts: a.cfg.Update.Attempts, TrialTimeout: a.cfg.Update.TrialTimeout.Std(),

@@ -4,7 +4,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 
 	"github.com/backstay/backstay/agent/control"
 	"github.com/backstay/backstay/agent/tpm"
@@ -56,16 +55,15 @@ func (a *agent) openCounter() spool.Counter {
 	if a.cfg.Audit.Counter.Kind != "tpm" {
 		return nil
 	}
-	device, err := tpm.Open(a.cfg.Audit.Counter.Device)
+	device, err := a.openTPM(a.cfg.Audit.Counter.Device)
 	if err != nil {
 		a.part("audit counter", err)
 		return nil
 	}
 	counter, err := tpm.OpenCounter(device, uint32(a.cfg.Audit.Counter.Index))
 	if err != nil {
-		a.part("audit counter", errors.Join(err, device.Close()))
+		a.part("audit counter", err)
 		return nil
 	}
-	a.tpm = device
 	return counter
 }

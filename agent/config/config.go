@@ -143,7 +143,9 @@ type Boot struct {
 
 // Floor is where the rollback floor is kept.
 type Floor struct {
-	Kind string `json:"kind" default:"file" one:"file" doc:"file: a file in the state directory, as strong as that directory"`
+	Kind   string `json:"kind" default:"file" one:"file|tpm" doc:"file: two files in the state directory, as strong as that directory; tpm: the same files, believed only at the count of a counter in the TPM 2.0 that rises with the floor, so that an old copy of the flash stops installs instead of lowering the floor"`
+	Device string `json:"device" default:"/dev/tpmrm0" doc:"tpm: the kernel's resource manager" trust:"whoever may open it can raise the counter, which stops installs; nobody can lower it"`
+	Index  int    `json:"index" default:"25168881" min:"25165824" max:"29360127" doc:"tpm: NV index of the counter, in the owner's range 0x01800000 to 0x01bfffff, another one than the log's; defined when missing, which needs an owner hierarchy without a password"`
 }
 
 // Reboot says how the device reboots.

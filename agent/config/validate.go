@@ -43,6 +43,9 @@ func (c *Config) Validate() error {
 	v.sources(c.Audit.Sources)
 	v.intake(c.Audit.Intake)
 	v.control(c.Control)
+	if c.Floor.Kind == "tpm" && c.Audit.Counter.Kind == "tpm" && c.Floor.Index == c.Audit.Counter.Index {
+		v.fail("floor.index", "is the log's counter too, which rises by itself")
+	}
 	for i, h := range c.Update.Health {
 		v.health(h, "update.health["+strconv.Itoa(i)+"]")
 	}
