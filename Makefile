@@ -109,6 +109,11 @@ generate: ## rewrite generated pages and golden files
 guest: ## what watches the device, on real kernels of other architectures, in QEMU
 	testdata/guest/run.sh mipsel ./logging/source
 	testdata/guest/run.sh armhf ./logging/source
+	testdata/guest/run.sh mipsel ./update/boot -test.run=TestGuest
+
+.PHONY: uboot
+uboot: ## thousands of random environments beside the programs of U-Boot (built from source: bison, flex) and libubootenv
+	BACKSTAY_LONG=1 go test -timeout 120m -v -run 'TestGolden' ./update/boot
 
 .PHONY: bench-log
 bench-log: ## the audit log beside rsyslog and journald: events a second and bytes written (as root)
