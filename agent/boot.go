@@ -96,6 +96,10 @@ func bootPath(b config.Boot) string {
 	switch {
 	case b.Path != "":
 		return b.Path
+	case b.Kind == "uboot":
+		return b.FWEnvConfig
+	case b.Kind == "command" && len(b.Command) > 0:
+		return b.Command[0]
 	case b.Kind == "grub" && b.Convention == boot.Mender:
 		return "/boot/efi/grub-mender-grubenv"
 	case b.Kind == "grub":
@@ -107,3 +111,6 @@ func bootPath(b config.Boot) string {
 	}
 	return ""
 }
+
+// conventional reports whether a kind of boot loader is used in more than one way.
+func conventional(kind string) bool { return kind == "uboot" || kind == "grub" || kind == "efi" }

@@ -36,6 +36,8 @@ func (a *agent) handlers() control.Handler {
 		control.MethodIdentityEnroll: command(a, control.MethodIdentityEnroll, a.certify((*identity.Identity).Enroll)),
 		control.MethodIdentityRenew:  command(a, control.MethodIdentityRenew, a.certify((*identity.Identity).Renew)),
 
+		control.MethodSlotList: read(a.slotList),
+
 		control.MethodAuditTail:   control.Typed(a.tail),
 		control.MethodAuditVerify: read(a.verifyLog),
 		control.MethodAuditExport: control.Typed(a.export),
@@ -56,7 +58,6 @@ func (a *agent) handlers() control.Handler {
 		h[control.MethodUpdateHistory] = read(a.updateHistory)
 		h[control.MethodUpdateCancel] = command(a, control.MethodUpdateCancel, a.updateCancel)
 		h[control.MethodUpdatePardon] = command(a, control.MethodUpdatePardon, a.updatePardon)
-		h[control.MethodSlotList] = read(a.slotList)
 		h[control.MethodSlotMarkGood] = command(a, control.MethodSlotMarkGood, a.mark(update.Good))
 		h[control.MethodSlotMarkBad] = command(a, control.MethodSlotMarkBad, a.mark(update.Bad))
 		h[control.MethodSlotRollback] = command(a, control.MethodSlotRollback, a.rollback)
@@ -179,21 +180,6 @@ func (a *agent) updateHistory(context.Context) (control.History, error) {
 	for _, q := range s.Quarantine {
 		out.Quarantine = append(out.Quarantine, control.Quarantine{
 			Version: q.Version, SHA256: hex.EncodeToString(q.SHA256[:]), Attempts: q.Attempts, NotBefore: q.NotBefore, Never: q.Never, Why: q.Why})
-	}
-	return out, nil
-}
-
-func (a *agent) slotList(context.Context) (control.Slots, error) {
-	s := a.updater.machine.Status()
-	var out control.Slots
-	for _, name := range a.updater.machine.Names {
-		c := a.cfg.Slots[string(name)]
-		line := control.Slot{Name: string(name), Kind: c.Kind, Path: c.Path, Booted: s.Booted == name, Primary: s.Boot.Primary == name,
-			Left: s.Boot.Left[name]}
-		if img, known := s.Images[name]; known {
-			line.Version, line.Counter = img.Version, img.Counter
-		}
-		out.Items = append(out.Items, line)
 	}
 	return out, nil
 }

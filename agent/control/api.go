@@ -317,9 +317,27 @@ type Quarantine struct {
 	Why       string    `json:"why"`
 }
 
-// Slots is the state of every slot.
+// Slots is the state of every slot, and of the boot loader that chooses between them.
 type Slots struct {
-	Items []Slot `json:"items"`
+	Items    []Slot     `json:"items"`
+	Boot     Bootloader `json:"boot"`
+	Evidence []Evidence `json:"evidence"`
+}
+
+// Bootloader is the boot loader of the configuration.
+type Bootloader struct {
+	Kind       string `json:"kind"`
+	Convention string `json:"convention"` // "" when its kind has one only
+	Path       string `json:"path"`       // where it keeps its choice
+	Trial      bool   `json:"trial"`      // it counts down to a fall-back
+	Problem    string `json:"problem"`    // why it cannot be asked, "" when it can
+}
+
+// Evidence is one thing found on the device that speaks for a boot loader, or for the agent that used it before.
+type Evidence struct {
+	Kind string `json:"kind"` // "" when it speaks for none
+	Path string `json:"path"`
+	Why  string `json:"why"`
 }
 
 // Slot is one place an image can boot from.
@@ -332,6 +350,11 @@ type Slot struct {
 	Left    int    `json:"left"`    // attempts the boot loader has left; 0: it is not started
 	Version string `json:"version"` // "" when it holds no image this agent installed
 	Counter uint64 `json:"counter"`
+
+	Bootname string `json:"bootname"` // what the boot loader calls it
+	Size     int64  `json:"size"`     // bytes it has room for; 0 when it cannot be measured
+	Image    string `json:"image"`    // path of the image it holds, "" when not known
+	SHA256   string `json:"sha256"`   // of that image, as it was verified
 }
 
 // Findings is what a check or an apply found.
