@@ -123,7 +123,7 @@ type Slot struct {
 // Booted says how the agent learns which slot runs.
 type Booted struct {
 	Cmdline string `json:"cmdline" default:"/proc/cmdline" path:"file" doc:"file with the kernel's command line" trust:"the boot loader: it says which slot was booted"`
-	Key     string `json:"key" default:"backstay.slot" doc:"word on the command line whose value is the slot's name: backstay.slot=A"`
+	Key     string `json:"key" default:"backstay.slot" doc:"word on the command line whose value is the slot's name: backstay.slot=A; root: the slot is the one whose device root= names, by path, PARTUUID, PARTLABEL, UUID or LABEL"`
 }
 
 // Boot is the boot loader that chooses the slot.

@@ -53,6 +53,7 @@ the right user. Every command that prints data prints it as JSON with --json.`,
 			d.identityCommand(),
 			d.auditCommand(),
 			d.configCommand(),
+			d.migrateCommand(),
 		}, cli.Standard()...),
 		Classify: classify,
 	}

@@ -32,7 +32,11 @@ func (s *Set) Booted() (update.SlotID, error) {
 	if len(line) > maxCmdline {
 		return "", fmt.Errorf("find running slot: %w: %s is longer than %d bytes", update.ErrSetup, s.cmdline, maxCmdline)
 	}
-	found, err := parseCmdline(string(line), s.key)
+	parse := func(line string) (update.SlotID, error) { return parseCmdline(line, s.key) }
+	if s.key == rootKey {
+		parse = s.byRoot
+	}
+	found, err := parse(string(line))
 	if err != nil {
 		return "", fmt.Errorf("find running slot in %s: %w: %w", s.cmdline, update.ErrSetup, err)
 	}
