@@ -114,6 +114,40 @@ func TestHealthWaitsForAServiceAndGivesUpWithItsReason(t *testing.T) {
 	}
 }
 
+// TestHealthOfThisMachine asks each kind that looks at the machine itself for something it has and something it has not.
+func TestHealthOfThisMachine(t *testing.T) {
+	me, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	level := filepath.Join(t.TempDir(), "level")
+	if err := os.WriteFile(level, []byte("-7\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var h health
+	for _, c := range []struct {
+		check config.Health
+		wrong string
+	}{
+		{config.Health{Kind: "process", Path: me}, ""},
+		{config.Health{Kind: "process", Path: level}, "no process runs " + level},
+		{config.Health{Kind: "process", Path: level + ".none"}, "no such file"},
+		{config.Health{Kind: "mount", Path: "/proc/"}, ""},
+		{config.Health{Kind: "mount", Path: "/proc/self"}, "nothing is mounted at /proc/self"},
+		{config.Health{Kind: "metric", Path: level, Min: -7, Max: -7}, ""},
+		{config.Health{Kind: "metric", Path: level, Min: -6, Max: 3}, "holds -7, good is -6 to 3"},
+		{config.Health{Kind: "metric", Path: level, Min: -9, Max: -8}, "holds -7, good is -9 to -8"},
+		{config.Health{Kind: "metric", Path: me, Max: 1}, "no whole number"},
+		{config.Health{Kind: "metric", Path: level + ".none"}, "no such file"},
+	} {
+		c.check.Timeout = config.Duration(time.Second)
+		err := h.once(t.Context(), c.check)
+		if c.wrong == "" && err != nil || c.wrong != "" && (err == nil || !strings.Contains(err.Error(), c.wrong)) {
+			t.Errorf("%s %s: %v, want %q", c.check.Kind, c.check.Path, err, c.wrong)
+		}
+	}
+}
+
 func TestNotifyAndWatchdog(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "notify")
 	l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: name, Net: "unixgram"})

@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,8 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/backstay/backstay/agent/config"
@@ -59,11 +62,17 @@ func (h *health) once(ctx context.Context, c config.Health) error {
 	ctx, cancel := context.WithTimeout(ctx, c.Timeout.Std())
 	defer cancel()
 	switch c.Kind {
+	case "process":
+		return processCheck(c.Path)
 	case "exec":
 		return execCheck(ctx, c.Argv)
 	case "file":
 		_, err := os.Stat(c.Path)
 		return err
+	case "mount":
+		return mountCheck(c.Path)
+	case "metric":
+		return metricCheck(c.Path, c.Min, c.Max)
 	case "http":
 		return httpCheck(ctx, c.URL, c.Status)
 	case "tcp":
@@ -85,6 +94,64 @@ func (h *health) once(ctx context.Context, c config.Health) error {
 		return err
 	}
 	return fmt.Errorf("unknown kind %q", c.Kind)
+}
+
+// processCheck passes when a process runs the program at path. A script is run by its interpreter: that is a matter for exec.
+func processCheck(path string) error {
+	want, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	d, err := os.Open("/proc")
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	names, err := d.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if name[0] < '0' || name[0] > '9' {
+			continue
+		}
+		if got, err := os.Stat("/proc/" + name + "/exe"); err == nil && os.SameFile(got, want) {
+			return nil
+		}
+	}
+	return fmt.Errorf("no process runs %s", path)
+}
+
+// mountCheck passes when a file system is mounted at path.
+func mountCheck(path string) error {
+	f, err := os.Open("/proc/self/mountinfo")
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		// 36 35 98:0 /root /mount/point options ... (proc(5)); a space in a name is written as \040
+		if fields := strings.Fields(lines.Text()); len(fields) > 4 && unescape.Replace(fields[4]) == filepath.Clean(path) {
+			return nil
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return err
+	}
+	return fmt.Errorf("nothing is mounted at %s", path)
+}
+
+// unescape undoes what the kernel does to names in mountinfo.
+var unescape = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
+
+// metricCheck passes when the whole number in a file, such as a temperature or a level, is from low to high.
+func metricCheck(path string, low, high int) error {
+	n, err := readNumber(path)
+	if err == nil && (n < low || n > high) {
+		err = fmt.Errorf("%s holds %d, good is %d to %d", path, n, low, high)
+	}
+	return err
 }
 
 func execCheck(ctx context.Context, argv []string) error {

@@ -99,19 +99,25 @@ func readWord(path string) (string, error) {
 
 func fileCondition(c config.Condition) func(context.Context, bool) error {
 	return func(context.Context, bool) error {
-		word, err := readWord(c.File)
-		if err != nil {
-			return err
+		n, err := readNumber(c.File)
+		if err == nil && n < c.Min {
+			err = fmt.Errorf("%s holds %d, at least %d is needed", c.File, n, c.Min)
 		}
-		n, err := strconv.Atoi(word)
-		switch {
-		case err != nil:
-			return fmt.Errorf("%s holds %.20q, which is no whole number", c.File, word)
-		case n < c.Min:
-			return fmt.Errorf("%s holds %d, at least %d is needed", c.File, n, c.Min)
-		}
-		return nil
+		return err
 	}
+}
+
+// readNumber reads a file that holds a whole number.
+func readNumber(path string) (int, error) {
+	word, err := readWord(path)
+	if err != nil {
+		return 0, err
+	}
+	n, err := strconv.Atoi(word)
+	if err != nil {
+		return 0, fmt.Errorf("%s holds %.20q, which is no whole number", path, word)
+	}
+	return n, nil
 }
 
 // programCondition asks a program, and again only after a while.

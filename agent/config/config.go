@@ -66,6 +66,7 @@ type Update struct {
 	Attempts     int      `json:"attempts" default:"3" min:"1" max:"9" doc:"how often the boot loader tries a new image before it goes back"`
 	TrialTimeout Duration `json:"trial_timeout" default:"5m" min:"1s" max:"24h" doc:"time a new image has to pass every health check before the device goes back to the old one"`
 	Health       []Health `json:"health" doc:"what a new image must pass before it is kept; without any, a running agent is the only proof"`
+	Watchdog     string   `json:"watchdog" path:"any" doc:"device of a hardware watchdog, such as /dev/watchdog, that restarts the device when a trial gets stuck; empty: none, or somebody else feeds it" trust:"root only: whoever can open it can restart the device"`
 
 	Bandwidth int      `json:"bandwidth" default:"0" min:"0" doc:"most bytes per second that are fetched from the repository, at least 4096; 0: no limit"`
 	Line      string   `json:"line" default:"file" one:"file|free|metered|offline" doc:"what the connection costs; file: as update.line_file says, free without that file; free, metered: always; offline: the repository is not asked, releases come from directories alone"`
@@ -103,9 +104,11 @@ type Condition struct {
 // Health is one health check as data. Which keys it takes depends on its kind.
 type Health struct {
 	Name        string   `json:"name" doc:"name in reports and events"`
-	Kind        string   `json:"kind" one:"exec|file|http|tcp|mqtt|baseline" doc:"exec: argv ends with 0; file: path exists; http: url answers with status; tcp: addr accepts a connection; mqtt: the audit broker is connected; baseline: no failed rule above max_severity"`
+	Kind        string   `json:"kind" one:"process|exec|file|mount|metric|http|tcp|mqtt|baseline" doc:"process: the program at path runs; exec: argv ends with 0; file: path exists; mount: a file system is mounted at path; metric: the number in the file at path is from min to max; http: url answers with status; tcp: addr accepts a connection; mqtt: the audit broker is connected; baseline: no failed rule above max_severity"`
 	Argv        []string `json:"argv" doc:"exec: program, as an absolute path, and its arguments; run as the agent's user without a shell" trust:"root only: the program runs with the agent's rights"`
-	Path        string   `json:"path" doc:"file: absolute path that must exist" trust:"whoever can create it can make a bad image look good"`
+	Path        string   `json:"path" doc:"process, file, mount, metric: absolute path" trust:"whoever can create it can make a bad image look good"`
+	Min         int      `json:"min" default:"0" min:"-2147483648" doc:"metric: least value that is good"`
+	Max         int      `json:"max" default:"2147483647" min:"-2147483648" doc:"metric: greatest value that is good"`
 	URL         string   `json:"url" doc:"http: http or https URL"`
 	Status      int      `json:"status" default:"200" min:"100" max:"599" doc:"http: status code expected"`
 	Addr        string   `json:"addr" doc:"tcp: host:port"`

@@ -377,7 +377,7 @@ func (v *validator) ids(key string, ids []int, what string) {
 // health checks that a health check has what its kind needs and nothing its kind ignores.
 func (v *validator) health(h Health, key string) {
 	v.need(key+".name", h.Name, "reports and events use it")
-	uses := map[string]string{"exec": "argv", "file": "path", "http": "url", "tcp": "addr"}
+	uses := map[string]string{"process": "path", "exec": "argv", "file": "path", "mount": "path", "metric": "path", "http": "url", "tcp": "addr"}
 	for _, f := range []struct {
 		name, value string
 	}{{"argv", strings.Join(h.Argv, " ")}, {"path", h.Path}, {"url", h.URL}, {"addr", h.Addr}} {
@@ -393,9 +393,12 @@ func (v *validator) health(h Health, key string) {
 		if len(h.Argv) > 0 {
 			v.absolute(key+".argv[0]", h.Argv[0])
 		}
-	case "file":
+	case "process", "file", "mount", "metric":
 		if h.Path != "" {
 			v.absolute(key+".path", h.Path)
+		}
+		if h.Min > h.Max {
+			v.fail(key+".min", "%d is above max %d", h.Min, h.Max)
 		}
 	case "http":
 		v.url(key+".url", h.URL, "http", "https")

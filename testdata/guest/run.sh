@@ -39,7 +39,7 @@ mkdir -p "$work"/{tests,bin,lib/modules,proc,sys,dev,tmp,run}
 (cd "$root" && env CGO_ENABLED=0 GOOS=linux "${goenv[@]}" go test -c -trimpath -ldflags='-s -w' -o "$work/tests/package.test" "$package")
 echo "-test.timeout=10m -test.v $*" > "$work/tests/package.args"
 # What the tests need that the kernel has as a module, with what each depends on, in order.
-for m in inet_diag tcp_diag udp_diag configfs bridge loop nandsim mtdram block2mtd ubi dummy libcomposite; do
+for m in inet_diag tcp_diag udp_diag configfs bridge loop nandsim mtdram block2mtd ubi softdog dummy libcomposite; do
   line=$(grep -E "/$m\.ko:" "$modules/modules.dep" || true)
   [[ -n $line ]] || continue
   for f in $(tr ' ' '\n' <<<"${line#*:}" | tac) "${line%%:*}"; do
@@ -47,7 +47,7 @@ for m in inet_diag tcp_diag udp_diag configfs bridge loop nandsim mtdram block2m
     [[ -e $work/lib/modules/$name ]] && continue
     cp "$modules/$f" "$work/lib/modules/"
     # These stay unloaded: tests load them to see that it is noticed, or with arguments of their own (a flash of some geometry).
-    case $m in dummy | libcomposite | nandsim | mtdram | block2mtd) [[ $name == "${m//-/_}.ko" ]] && continue ;; esac
+    case $m in dummy | libcomposite | nandsim | mtdram | block2mtd | softdog) [[ $name == "${m//-/_}.ko" ]] && continue ;; esac
     echo "$name" >> "$work/modules"
   done
 done
