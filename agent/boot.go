@@ -43,6 +43,12 @@ func newBoot(cfg *config.Config, names [2]update.SlotID) (update.Bootloader, err
 	case "tryboot":
 		return boot.OpenTryboot(boot.TrybootOptions{Path: bootPath(cfg.Boot), Tree: "/proc/device-tree/chosen/bootloader", Slots: names[:],
 			Names: bootnames(cfg, names), Attempts: cfg.Update.Attempts})
+	case "android":
+		return boot.OpenAndroid(boot.AndroidOptions{Path: bootPath(cfg.Boot), Offset: int64(cfg.Boot.Offset), Slots: names[:],
+			Names: bootnames(cfg, names), Attempts: cfg.Update.Attempts})
+	case "psa":
+		return boot.OpenPSA(boot.PSAOptions{Paths: [2]string{cfg.Boot.Path, cfg.Boot.Copy}, Slots: names[:],
+			Names: bootnames(cfg, names), Attempts: cfg.Update.Attempts})
 	case "command":
 		return boot.OpenCommand(boot.CommandOptions{Run: bootCommand(cfg.Boot.Command, cfg.Boot.Timeout.Std()), Slots: names[:],
 			Names: bootnames(cfg, names), Attempts: cfg.Update.Attempts})
@@ -108,6 +114,8 @@ func bootPath(b config.Boot) string {
 		return "/sys/firmware/efi/efivars"
 	case b.Kind == "tryboot":
 		return "/boot/autoboot.txt"
+	case b.Kind == "android":
+		return "/dev/disk/by-partlabel/misc"
 	}
 	return ""
 }

@@ -3,8 +3,10 @@
 package agent
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 	"strings"
@@ -52,10 +54,19 @@ func TestBootRefusedAtStart(t *testing.T) {
 		"systemd-boot":     fmt.Sprintf(`{"kind": "efi", "convention": "systemd-boot", "path": %q}`, filepath.Join(dir, "none")),
 		"tryboot, missing": fmt.Sprintf(`{"kind": "tryboot", "path": %q}`, filepath.Join(dir, "none")),
 		"tryboot, garbage": fmt.Sprintf(`{"kind": "tryboot", "path": %q}`, garbage),
+		"android, garbage": fmt.Sprintf(`{"kind": "android", "path": %q, "offset": 0}`, garbage),
+		"psa, garbage":     fmt.Sprintf(`{"kind": "psa", "path": %q, "copy": %q}`, garbage, filepath.Join(dir, "none")),
 		"uboot, missing":   fmt.Sprintf(`{"kind": "uboot", "fw_env_config": %q}`, filepath.Join(dir, "none")),
 		"uboot, garbage":   fmt.Sprintf(`{"kind": "uboot", "fw_env_config": %q}`, garbage),
 	} {
-		_, err := openBoot(bootConfig(t, boot), [2]update.SlotID{"A", "B"})
+		names := []string{"", ""}
+		switch {
+		case strings.HasPrefix(name, "tryboot"):
+			names = []string{"2", "3"}
+		case strings.HasPrefix(name, "psa"):
+			names = []string{"0", "1"}
+		}
+		_, err := openBoot(bootConfig(t, boot, names...), [2]update.SlotID{"A", "B"})
 		if !errors.Is(err, update.ErrSetup) || !strings.Contains(err.Error(), "configuration line 3: boot: ") {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -86,6 +97,11 @@ func TestBootKinds(t *testing.T) {
 	put("efi/Boot0001"+guid, entry("A"))
 	put("efi/Boot0002"+guid, entry("B"))
 	efi := put("efi/BootOrder"+guid, "\x07\x00\x00\x00\x01\x00\x02\x00")
+	const control = "_a\x00\x00BCAB\x01\x02\x00\x00\xbf\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
+	misc := put("misc", strings.Repeat("\x00", 2048)+control+string(binary.LittleEndian.AppendUint32(nil, crc32.ChecksumIEEE([]byte(control)))))
+	psa := "\x01\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00" + strings.Repeat("g", 32) + strings.Repeat(strings.Repeat("i", 16)+"\x01\x00\x00\x00\x00\x00\x00\x00", 2)
+	psa = string(binary.LittleEndian.AppendUint32(nil, crc32.ChecksumIEEE([]byte(psa)))) + psa
+	one, two := put("psa1", psa), put("psa2", psa)
 	for _, tt := range []struct {
 		name, boot string
 		names      []string
@@ -94,6 +110,8 @@ func TestBootKinds(t *testing.T) {
 	}{
 		{"grub", fmt.Sprintf(`{"kind": "grub", "path": %q}`, grubenv), []string{"one", "two"}, grubenv, "ORDER=two one"},
 		{"tryboot", fmt.Sprintf(`{"kind": "tryboot", "path": %q}`, autoboot), []string{"2", "3"}, autoboot, "boot_partition=3"},
+		{"android", fmt.Sprintf(`{"kind": "android", "path": %q}`, misc), nil, misc, "\xbe\x00\x1f\x00"},
+		{"psa", fmt.Sprintf(`{"kind": "psa", "path": %q, "copy": %q}`, one, two), []string{"0", "1"}, one, "\x01\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00ggg"},
 		{"efi", fmt.Sprintf(`{"kind": "efi", "path": %q}`, filepath.Dir(efi)), []string{"A", "0002"}, efi, "\x07\x00\x00\x00\x01\x00"},
 	} {
 		b, err := openBoot(bootConfig(t, tt.boot, tt.names...), [2]update.SlotID{"A", "B"})

@@ -16,6 +16,10 @@ func bootUses(kind string) (keys []string, conventions []string) {
 		return []string{"path"}, []string{"rauc", "mender"}
 	case "efi":
 		return []string{"path"}, []string{"rauc", "systemd-boot"}
+	case "android":
+		return []string{"path", "offset"}, nil
+	case "psa":
+		return []string{"path", "copy"}, nil
 	case "command":
 		return []string{"command", "timeout"}, nil
 	}
@@ -42,6 +46,13 @@ func (v *validator) boot(c *Config) {
 	}
 	if c.Boot.Kind == "tryboot" && c.Reboot.Method != "kernel" {
 		v.fail("reboot.method", "%q cannot tell the boot loader which slot to try; boot.kind \"tryboot\" needs \"kernel\"", c.Reboot.Method)
+	}
+	if c.Boot.Kind == "psa" {
+		v.need("boot.path", c.Boot.Path, "it is the first copy of the metadata")
+		v.need("boot.copy", c.Boot.Copy, "it is the second copy of the metadata")
+		if c.Boot.Path == c.Boot.Copy && c.Boot.Path != "" {
+			v.fail("boot.copy", "%q is the first copy too", c.Boot.Copy)
+		}
 	}
 	switch {
 	case c.Boot.Kind == "command" && len(c.Boot.Command) == 0:

@@ -52,3 +52,31 @@ func LoadOption(b []byte) (string, error) { return loadOption(b) }
 
 // Tryboot opens a Raspberry Pi's boot loader.
 func (m Media) Tryboot(o TrybootOptions) (update.Bootloader, error) { return openTryboot(o, medium(m)) }
+
+// Android opens an Android boot loader.
+func (m Media) Android(o AndroidOptions) (update.Bootloader, error) { return openAndroid(o, medium(m)) }
+
+// PSA opens firmware with the metadata of a PSA firmware update.
+func (m Media) PSA(o PSAOptions) (update.Bootloader, error) { return openPSA(o, medium(m)) }
+
+// ParseAndroid reads a control block and writes it again.
+func ParseAndroid(raw []byte) ([]byte, error) {
+	b, err := parseAndroid(raw)
+	if err != nil {
+		return nil, err
+	}
+	return b.encode(), nil
+}
+
+// ParsePSA reads metadata and returns how long it is.
+func ParsePSA(raw []byte) (banks, images, length int, err error) {
+	d, err := parsePSA(raw)
+	if err == nil {
+		for i := range d.images {
+			for b := range d.banks {
+				_ = d.accepted(i, b)
+			}
+		}
+	}
+	return d.banks, d.images, len(d.raw), err
+}

@@ -4,6 +4,7 @@ package boot
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -83,7 +84,11 @@ func (m medium) read(path string, off int64, n int) ([]byte, error) {
 func readAt(f mediumFile, path string, off int64, n int) ([]byte, error) {
 	dropCache(f)
 	b := make([]byte, n)
-	if k, err := f.ReadAt(b, off); k < n {
+	k, err := f.ReadAt(b, off)
+	if k < n && errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("read %s at %d: %w: it ends after %d of %d bytes", path, off, update.ErrSetup, k, n)
+	}
+	if k < n {
 		return nil, fmt.Errorf("read %s at %d: %w", path, off, err)
 	}
 	return b, nil
