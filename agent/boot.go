@@ -43,8 +43,15 @@ func newBoot(cfg *config.Config, names [2]update.SlotID) (update.Bootloader, err
 	case "tryboot":
 		return boot.OpenTryboot(boot.TrybootOptions{Path: bootPath(cfg.Boot), Tree: "/proc/device-tree/chosen/bootloader", Slots: names[:],
 			Names: bootnames(cfg, names), Attempts: cfg.Update.Attempts})
+	case "barebox":
+		return boot.OpenBarebox(boot.BareboxOptions{Path: cfg.Boot.Path, Offset: int64(cfg.Boot.Offset), Slots: names[:],
+			Names: bootnames(cfg, names), Attempts: cfg.Update.Attempts})
 	case "android":
-		return boot.OpenAndroid(boot.AndroidOptions{Path: bootPath(cfg.Boot), Offset: int64(cfg.Boot.Offset), Slots: names[:],
+		offset := int64(cfg.Boot.Offset)
+		if offset == 0 {
+			offset = 2048
+		}
+		return boot.OpenAndroid(boot.AndroidOptions{Path: bootPath(cfg.Boot), Offset: offset, Slots: names[:],
 			Names: bootnames(cfg, names), Attempts: cfg.Update.Attempts})
 	case "psa":
 		return boot.OpenPSA(boot.PSAOptions{Paths: [2]string{cfg.Boot.Path, cfg.Boot.Copy}, Slots: names[:],

@@ -55,6 +55,7 @@ func TestBootRefusedAtStart(t *testing.T) {
 		"tryboot, missing": fmt.Sprintf(`{"kind": "tryboot", "path": %q}`, filepath.Join(dir, "none")),
 		"tryboot, garbage": fmt.Sprintf(`{"kind": "tryboot", "path": %q}`, garbage),
 		"android, garbage": fmt.Sprintf(`{"kind": "android", "path": %q, "offset": 0}`, garbage),
+		"barebox":          fmt.Sprintf(`{"kind": "barebox", "path": %q}`, garbage),
 		"psa, garbage":     fmt.Sprintf(`{"kind": "psa", "path": %q, "copy": %q}`, garbage, filepath.Join(dir, "none")),
 		"uboot, missing":   fmt.Sprintf(`{"kind": "uboot", "fw_env_config": %q}`, filepath.Join(dir, "none")),
 		"uboot, garbage":   fmt.Sprintf(`{"kind": "uboot", "fw_env_config": %q}`, garbage),

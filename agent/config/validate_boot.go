@@ -16,7 +16,7 @@ func bootUses(kind string) (keys []string, conventions []string) {
 		return []string{"path"}, []string{"rauc", "mender"}
 	case "efi":
 		return []string{"path"}, []string{"rauc", "systemd-boot"}
-	case "android":
+	case "android", "barebox":
 		return []string{"path", "offset"}, nil
 	case "psa":
 		return []string{"path", "copy"}, nil
@@ -46,6 +46,9 @@ func (v *validator) boot(c *Config) {
 	}
 	if c.Boot.Kind == "tryboot" && c.Reboot.Method != "kernel" {
 		v.fail("reboot.method", "%q cannot tell the boot loader which slot to try; boot.kind \"tryboot\" needs \"kernel\"", c.Reboot.Method)
+	}
+	if c.Boot.Kind == "barebox" {
+		v.need("boot.path", c.Boot.Path, "it is the device of the state's backend")
 	}
 	if c.Boot.Kind == "psa" {
 		v.need("boot.path", c.Boot.Path, "it is the first copy of the metadata")

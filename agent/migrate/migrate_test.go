@@ -67,6 +67,8 @@ func TestMigrate(t *testing.T) {
 		{"rauc on GRUB", "rauc", map[string]string{"/etc/rauc/system.conf": strings.Replace(systemConf, "uboot", "grub\ngrubenv=/boot/g/grubenv", 1)}, map[string]string{
 			"boot.kind": `"grub"`, "boot.path": `"/boot/g/grubenv"`}, nil},
 		{"rauc on EFI", "rauc", map[string]string{"/etc/rauc/system.conf": strings.Replace(systemConf, "uboot", "efi", 1)}, map[string]string{"boot.kind": `"efi"`}, nil},
+		{"rauc on barebox", "rauc", map[string]string{"/etc/rauc/system.conf": strings.NewReplacer("uboot", "barebox", "bootname=A", "bootname=system0").Replace(systemConf)},
+			map[string]string{"boot.kind": `"barebox"`, "booted.key": `"bootchooser.active"`, "slots.system0.kind": `"block"`}, []string{"boot.path must name"}},
 		{"rauc with a script", "rauc", map[string]string{"/etc/rauc/system.conf": strings.Replace(strings.Replace(systemConf, "uboot", "custom", 1),
 			"pre-install=", "bootloader-custom-backend=", 1)}, map[string]string{"boot.kind": `"command"`, "boot.command": `["/usr/lib/rauc/pre.sh"]`}, nil},
 		{"mender on U-Boot", "mender", map[string]string{

@@ -80,3 +80,6 @@ func ParsePSA(raw []byte) (banks, images, length int, err error) {
 	}
 	return d.banks, d.images, len(d.raw), err
 }
+
+// Barebox opens a barebox.
+func (m Media) Barebox(o BareboxOptions) (update.Bootloader, error) { return openBarebox(o, medium(m)) }

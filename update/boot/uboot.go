@@ -6,8 +6,10 @@
 // in both formats and both byte orders), where they are (config.go, yaml.go: both tools' configuration), the way they get to
 // the medium (store.go: locked, one write per change, the copy that is not current, synced, read back; storage.go: files and
 // block devices, storage_flash.go: raw flash and UBI), and what the variables mean to a boot script (rauc.go, bootcount.go,
-// swupdate.go: the conventions that products in the field use, so that their boot scripts stay as they are). It runs no
-// program.
+// swupdate.go: the conventions that products in the field use, so that their boot scripts stay as they are). Each
+// other boot loader has a file of its own: grub.go with grubenv.go and mender.go, efi.go with efivars.go, tryboot.go, barebox.go,
+// android.go, psa.go, and command.go for what only a program of the maker's can tell. detect.go looks for traces of them. Nothing
+// here runs a program.
 //
 // It does not decide what is booted, and does not own the environment: the boot loader writes it at every start, and people
 // do with fw_setenv. Who can write the environment chooses what boots, among what the boot loader accepts; that is why a
