@@ -137,8 +137,10 @@ func (d *psaData) describe() error {
 }
 
 func (d psaData) check() error {
-	if d.active() >= d.banks || d.previous() >= d.banks {
-		return fmt.Errorf("it starts bank %d, before %d, and has %d", d.active(), d.previous(), d.banks)
+	for _, at := range []int{8, 12} { // as they are: an int has 32 bits on most devices
+		if bank := binary.LittleEndian.Uint32(d.raw[at:]); bank >= uint32(d.banks) {
+			return fmt.Errorf("it names bank %d, and has %d", bank, d.banks)
+		}
 	}
 	return nil
 }
