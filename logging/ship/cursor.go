@@ -7,6 +7,11 @@ import "fmt"
 // Window is how many batches may be on the way without a PUBACK.
 const Window = 8
 
+// MaxUnacked is how many records may be sent beyond what is acknowledged, before the next batch is. A broker may take messages for ever
+// that no collector sees; each would be sent again and again, and the log must keep every checkpoint that left, so that the collector can go
+// on from it.
+const MaxUnacked = 1024
+
 // Cursor is where the shipping of one log stands: a pure state machine, no clock, no I/O. Its invariant, which every step
 // keeps whatever comes in:
 //
@@ -107,7 +112,9 @@ func (in Discarded) step(c Cursor) (Cursor, error) {
 }
 
 // Wants reports whether a batch should be read and handed over now.
-func (c Cursor) Wants() bool { return c.Sent < c.Size && c.Flying < Window }
+func (c Cursor) Wants() bool {
+	return c.Sent < c.Size && c.Flying < Window && c.Sent-c.Acked < MaxUnacked
+}
 
 // Waiting reports whether records are on the way whose receipt is outstanding.
 func (c Cursor) Waiting() bool { return c.Sent > c.Acked }

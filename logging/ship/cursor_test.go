@@ -134,3 +134,27 @@ func TestPubackIsFlowControl(t *testing.T) {
 		t.Fatalf("PUBACKs made it %+v", c)
 	}
 }
+
+// TestUnackedIsBounded: PUBACKs without receipts open the window of a broker, not that of a collector.
+func TestUnackedIsBounded(t *testing.T) {
+	c := ship.Cursor{Acked: 10, Sent: 10, Size: 1 << 30}
+	for c.Wants() {
+		end := c.Sent + 64
+		for _, in := range []ship.Input{ship.Published{End: end}, ship.Puback{}} {
+			var err error
+			if c, err = c.Step(in); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if c.Sent > 10+ship.MaxUnacked+64 {
+			t.Fatalf("%d records were sent without a receipt", c.Sent-10)
+		}
+	}
+	c, err := c.Step(ship.Acknowledged{Size: 74, Acked: 74})
+	if err != nil || !c.Wants() {
+		t.Fatalf("a receipt does not go on: %+v, %v", c, err)
+	}
+	if c, err = c.Step(ship.Rewind{}); err != nil || !c.Wants() {
+		t.Fatalf("going back does not: %+v, %v", c, err)
+	}
+}

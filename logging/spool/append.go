@@ -231,7 +231,7 @@ func (l *Log) write(op string, events []logging.Event, c *change) (written bool,
 	next := c.state.marks
 	next.grow(tree.Size() - l.marks.size)
 	c.state.marks, c.state.tree = next, tree
-	if l.handing && op == "commit" {
+	if l.handing && op == "commit" && l.sent >= l.marks.size {
 		// Somebody fetches records as they come, and will fetch these: saying so now saves a write of its own.
 		c.state.sent = next.size
 	}

@@ -126,7 +126,7 @@ func testShedNeverCrossesAHead(t *testing.T) {
 	b.cfg.Capacity = spool.MinCapacity
 	rounds := 60
 	if os.Getenv("BACKSTAY_LONG") == "1" {
-		b.cfg.Capacity, rounds = 2<<20, 900
+		b.cfg.Capacity, rounds = 8<<20, 900
 	}
 	l := b.open()
 	consumers := []*consumer{{t: t}, {t: t}, {t: t}}

@@ -50,14 +50,17 @@ func (l *Log) Batch(ctx context.Context, start uint64) (logging.Batch, error) {
 	return b, nil
 }
 
+// handStep is how many records more are said to be handed out than were, so that a backlog does not cost a write for each batch.
+const handStep = 1024
+
 // handOut makes durable, before a checkpoint over size records leaves, that it may have: from then on it stays comparable. Flash that
 // cannot be written must not stop what is delivered from it: this process remembers, and the next commit says it.
 func (l *Log) handOut(size uint64) {
-	l.handing = true
+	l.handing = size == l.headAt
 	if size <= l.sent {
 		return
 	}
-	l.sent = l.marks.size
+	l.sent = min(size+handStep, l.marks.size)
 	if l.store != nil {
 		_ = l.update("sent", &change{state: l.state()})
 	}

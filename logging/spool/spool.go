@@ -104,7 +104,7 @@ type Log struct {
 	full    fill
 	read    logging.Tree   // where the last batch ended, so that the next one need not start at min
 	sent    uint64         // checkpoints over up to so many records may have been handed out (see folder)
-	handing bool           // some were, since the last commit: what that commits will be too
+	handing bool           // the newest was, since the last commit: what the next commits will be too
 	readers int            // open snapshots
 	first   *logging.Event // first record of an epoch that could not be created yet
 
