@@ -3,7 +3,7 @@
 package logging
 
 import (
-	"slices"
+	"sort"
 	"strconv"
 	"strings"
 )
@@ -53,23 +53,28 @@ func (u *unnamed) name(text string) {
 }
 
 func (u *unnamed) remove(r Range) {
-	i, _ := slices.BinarySearchFunc(u.ranges, r.First, func(o Range, first uint64) int {
-		if o.Last < first {
-			return -1
-		}
-		return 1
-	})
-	var rest []Range
+	i := sort.Search(len(u.ranges), func(i int) bool { return u.ranges[i].Last >= r.First })
+	var rest []Range // at most one before r and one behind it
 	j := i
 	for ; j < len(u.ranges) && u.ranges[j].First <= r.Last; j++ {
-		if o := u.ranges[j]; o.First < r.First {
+		o := u.ranges[j]
+		if o.First < r.First {
 			rest = append(rest, Range{First: o.First, Last: r.First - 1})
 		}
-		if o := u.ranges[j]; o.Last > r.Last {
+		if o.Last > r.Last {
 			rest = append(rest, Range{First: r.Last + 1, Last: o.Last})
 		}
 	}
-	u.ranges = slices.Replace(u.ranges, i, j, rest...)
+	switch gone := j - i - len(rest); {
+	case gone < 0: // one became two
+		u.ranges = append(u.ranges, Range{})
+		copy(u.ranges[j+1:], u.ranges[j:])
+	case gone > 0 && i == 0: // as a device names them
+		u.ranges = u.ranges[gone:]
+	case gone > 0:
+		u.ranges = append(u.ranges[:j-gone], u.ranges[j:]...)
+	}
+	copy(u.ranges[i:], rest)
 }
 
 // count returns how many records are left.
