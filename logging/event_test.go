@@ -144,7 +144,7 @@ func TestLeafSaysThatItWasCut(t *testing.T) {
 // A hash or a signature in base64 may end like the name of a password.
 func TestHashesAreNoSecrets(t *testing.T) {
 	for value, want := range map[string]bool{
-		"M/O8ka8Tj/G8d6kwWfCWk358fY2jSEr219/nYDrDPsk=": false,
+		"M/O8ka8Tj/G8d6kwWfCWk358fY2jSEr219/nYDrDPsk=":                                                              false,
 		"backstay/audit/x/1\n301\nM/O8ka8Tj/G8d6kwWfCWk358fY2jSEr219/nYDrDPsk=\n\n— backstay/audit/x/1 AAAAPsk==\n": false,
 		"psk=x": true, "Psk=\npsk=x": true, "psk= x": true,
 	} {
