@@ -66,7 +66,7 @@ func repoCommand() *cli.Command {
 		Name: "repo", Short: "make, sign and publish the repository that devices update from",
 		Sub: []*cli.Command{
 			repoInitCommand(), repoProductCommand(), repoAddCommand(), repoWithdrawCommand(), repoSignCommand(), repoRotateCommand(),
-			repoKeyCommand(), repoDiscardCommand(), repoPublishCommand(), repoVerifyCommand(), repoStatusCommand(),
+			repoKeyCommand(), repoDiscardCommand(), repoPublishCommand(), repoSnapshotCommand(), repoVerifyCommand(), repoStatusCommand(),
 		},
 	}
 }
@@ -157,6 +157,7 @@ release, and never goes down.`,
 			fs.Uint64Var(&n.Floor, "floor", 0, "security `floor`; as before if 0")
 			fs.StringVar(&n.Class, "class", "feature", "`class` of the release: security or feature")
 			fs.Var(&advisories, "advisory", "`reference` of a flaw it fixes; may be repeated")
+			fs.StringVar(&n.Notes, "notes", "", "a few lines of `text` for the device's user")
 			fs.StringVar(&n.SBOM, "sbom", "", "`digest` of its bill of materials, sha256:HEX")
 			fs.Var(&end, "support-end", "`day` on which support for it ends")
 			fs.StringVar(&n.MinAgent, "min-agent", "", "oldest agent `version` that may install it")
@@ -299,6 +300,10 @@ func (f *repoFlags) next(code string) string {
 	switch code {
 	case "unsigned", "threshold":
 		return f.line("repo status") + " shows whose signature is missing; " + f.line("repo sign") + " signs with the keys of this machine"
+	case "unpublished":
+		return f.line("repo publish")
+	case "deadline":
+		return "leave --deadline out, or release with --class security"
 	case "metadata-expired":
 		return f.line("repo rotate ROLE") + ", then " + f.line("repo sign")
 	case "version-reused":

@@ -185,5 +185,8 @@ func describeRollout(e update.Assigned) string {
 	if e.Paused {
 		parts = append(parts, "paused")
 	}
+	if !e.Deadline.IsZero() {
+		parts = append(parts, "deadline "+e.Deadline.UTC().Format("2006-01-02 15:04Z"))
+	}
 	return strings.Join(parts, ", ")
 }

@@ -44,7 +44,7 @@ func rolloutStartCommand() *cli.Command {
 	var ro repo.Rollout
 	var devices list
 	var cohort string
-	var from, to date
+	var from, to, deadline date
 	return &cli.Command{
 		Name: "start", Args: "PRODUCT VERSION", Short: "roll a release out, or change whom its rollout reaches",
 		Long: `The cohort is a range of percent of the fleet: --cohort 5 is the first 5 %, --cohort 5-20 the next 15 %. Which devices are in it
@@ -57,10 +57,12 @@ The change is signed with the online assign key and published at once.`,
 			fs.Var(&devices, "device", "`id` of a device; only those named get it; may be repeated")
 			fs.Var(&from, "not-before", "`time` at which the rollout begins")
 			fs.Var(&to, "not-after", "`time` at which it ends")
+			fs.Var(&deadline, "deadline", "`time` after which devices do not wait for windows and people any more; for security releases")
 			fs.BoolVar(&ro.Downgrade, "downgrade", false, "replace newer versions on purpose; the security floor still holds")
 		},
 		Run: func(ctx context.Context, env *cli.Env, args []string) error {
 			ro.Product, ro.Version, ro.Devices, ro.NotBefore, ro.NotAfter = args[0], args[1], devices, from.Time, to.Time
+			ro.Deadline = deadline.Time
 			var err error
 			if ro.From, ro.To, err = parseCohort(cohort); err != nil {
 				return err

@@ -28,6 +28,7 @@ type NewRelease struct {
 	Class      string   // "security" or "feature"; "feature" if empty
 	Component  string   // "rootfs" if empty
 	Advisories []string
+	Notes      string // what people should know, plain text
 	SBOM       string // "sha256:" and hex digits
 	SupportEnd time.Time
 	MinAgent   string
@@ -66,6 +67,7 @@ type customFile struct {
 	Component  string    `json:"component"`
 	Class      string    `json:"class"`
 	Advisories []string  `json:"advisories,omitempty"`
+	Notes      string    `json:"notes,omitempty"`
 	SBOM       string    `json:"sbom,omitempty"`
 	SupportEnd time.Time `json:"support_end,omitzero"`
 	MinAgent   string    `json:"min_agent,omitempty"`
@@ -160,7 +162,7 @@ func (n NewRelease) properties(past history) ([]byte, update.Custom, error) {
 	}
 	b, err := json.Marshal(customFile{
 		Format: 1, Product: n.Product, Compatible: n.Compatible, Version: n.Version, Counter: n.Counter, Floor: n.Floor,
-		Kind: update.KindFull, Component: n.Component, Class: n.Class, Advisories: n.Advisories, SBOM: n.SBOM,
+		Kind: update.KindFull, Component: n.Component, Class: n.Class, Advisories: n.Advisories, Notes: n.Notes, SBOM: n.SBOM,
 		SupportEnd: n.SupportEnd.UTC().Truncate(time.Second), MinAgent: n.MinAgent, Critical: n.Critical,
 	})
 	if err != nil {
