@@ -90,12 +90,13 @@ func (u *updater) run(ctx context.Context, owned gate) error {
 	return nil
 }
 
-// may waits until the device has a certificate to show to its servers. A directory asks for none.
+// may waits until the device has a certificate to show to its servers. A directory asks for none, and a job whose image is in its
+// slot needs neither.
 func (u *updater) may(ctx context.Context, owned gate) bool {
 	tick := time.NewTicker(lookAgain)
 	defer tick.Stop()
 	for ctx.Err() == nil {
-		if u.directory() != nil || u.appeared() {
+		if u.directory() != nil || u.appeared() || u.landed(ctx) {
 			return true
 		}
 		select {
@@ -107,6 +108,15 @@ func (u *updater) may(ctx context.Context, owned gate) bool {
 		}
 	}
 	return false
+}
+
+// landed reports whether there is a job that has its image and may go on.
+func (u *updater) landed(ctx context.Context) bool {
+	s := u.machine.Brief()
+	if s.State == update.Reverting || s.State == update.Reporting {
+		return true
+	}
+	return s.Release != nil && s.State != update.Downloading && u.machine.Ready(ctx)
 }
 
 // sleep ends when there is something to do.

@@ -32,7 +32,7 @@ func served(t *testing.T, data []byte, liars ...func(http.Handler) http.Handler)
 	}
 	d := deviceFor(t, repo, nil, func(c *trust.Config) {
 		c.MetadataURL, c.TargetsURL, c.Mirrors = places[0].MetadataURL, places[0].TargetsURL, places[1:]
-		c.Limits.Header, c.Limits.Idle = 300*time.Millisecond, 300*time.Millisecond
+		c.Limits.Header, c.Limits.Idle = 1500*time.Millisecond, 1500*time.Millisecond
 	})
 	info, err := lookup(t, d.refresh(), image)
 	if err != nil {
