@@ -86,11 +86,11 @@ func TestSWUpdate(t *testing.T) {
 		{"keep B", func(u *boot.UBoot) error { return u.Keep("B") },
 			[]string{"BOOT_ORDER=B A", "BOOT_A_LEFT=3", "BOOT_B_LEFT=3", "ustate=0"}},
 	})
-	c := newBed(t, 2, 0x200, 0).create(binary.LittleEndian, "rootpart=2")
+	c := newBed(t, 2, 0x200, 0).create(binary.LittleEndian, "rootpart=2", "recovery_status=in_progress")
 	choice := []boot.Variable{{Name: "rootpart", Values: map[update.SlotID]string{"A": "2", "B": "3"}}}
 	w := open(t, c, boot.Options{Convention: boot.Bootcount, Choice: choice, SWUpdate: true})
 	play(t, c, w, []step{
-		{"keep A", func(u *boot.UBoot) error { return u.Keep("A") }, []string{"rootpart=2", "upgrade_available=0", "bootcount=0"}},
+		{"keep A", func(u *boot.UBoot) error { return u.Keep("A") }, []string{"rootpart=2", "upgrade_available=0", "bootcount=0"}}, // and recovery_status goes
 		{"try B", func(u *boot.UBoot) error { return u.Try("B", 1) },
 			[]string{"rootpart=3", "upgrade_available=1", "bootcount=0", "bootlimit=1", "ustate=1"}},
 	})

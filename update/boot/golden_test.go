@@ -29,6 +29,9 @@ func rounds() int {
 	if os.Getenv("BACKSTAY_LONG") == "1" {
 		return 2000
 	}
+	if os.Getenv("BACKSTAY_TEST_EMULATED") != "" {
+		return 5
+	}
 	return 25
 }
 

@@ -123,6 +123,24 @@ func TestNOR(t *testing.T) {
 	}
 }
 
+// TestNORErased holds that the rule of NOR flash is the one that is used: under the other, 0 would follow 0xff.
+func TestNORErased(t *testing.T) {
+	m := flashtest.NewMTD(flash.NOR, 2, 0x1000, 1)
+	c := onChip(m, boot.Area{Size: 0x800}, boot.Area{Offset: 0x1000, Size: 0x800})
+	if err := boot.Create(c, binary.LittleEndian, start); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := boot.Encode([]string{"old=1"}, 0x800, true, binary.LittleEndian)
+	if err != nil {
+		t.Fatal(err)
+	}
+	copy(m.Data[0x1000:], raw)
+	m.Data[4], m.Data[0x1004] = 0xff, 0
+	if e, err := boot.Load(c); err != nil || !slices.Equal(e.All(), start) {
+		t.Errorf("%v", err)
+	}
+}
+
 // TestActive is the table of U-Boot's env/flash.c and of fw_env.c for two intact copies on NOR flash.
 func TestActive(t *testing.T) {
 	for _, v := range []struct {
