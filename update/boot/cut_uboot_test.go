@@ -208,9 +208,10 @@ type convention struct {
 
 func conventions() []convention {
 	part := []boot.Variable{{Name: "rootpart", Values: map[update.SlotID]string{"A": "1", "B": "2"}}}
-	long := "zz=" + string(bytes.Repeat([]byte("long "), 200)) // the variables are in more than one sector
+	// The variables are in other sectors than the checksum, also after U-Boot has sorted them.
+	long := "aa=" + string(bytes.Repeat([]byte("long "), 200))
 	return []convention{
-		{raucScript, boot.Options{Convention: boot.RAUC}, []string{"BOOT_ORDER=A B", "BOOT_A_LEFT=2", "BOOT_B_LEFT=3", long}},
+		{raucScript, boot.Options{Convention: boot.RAUC}, []string{"BOOT_ORDER=A B", "BOOT_A_LEFT=2", "BOOT_B_LEFT=3", "AA" + long}},
 		{menderScript, boot.Options{Convention: boot.Mender}, []string{long, "mender_boot_part=2", "mender_boot_part_hex=2", "upgrade_available=0", "bootcount=0", "bootlimit=1"}},
 		{swupdateScript, boot.Options{Convention: boot.Bootcount, Choice: part, SWUpdate: true}, []string{long, "rootpart=1", "recovery_status=in_progress"}},
 	}
