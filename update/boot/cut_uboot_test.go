@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/backstay/backstay/update"
@@ -294,100 +293,5 @@ func TestCutUBootMistakes(t *testing.T) {
 				}
 			}
 		}
-	}
-}
-
-// TestCutCounter is the same for a counter in a file: two places are written, one after the other, and the power goes before,
-// in and between them.
-func TestCutCounter(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "bootcount")
-	part := []boot.Variable{{Name: "rootpart", Values: map[update.SlotID]string{"A": "1", "B": "2"}}}
-	var d store = newDisk(2, true, false)
-	if err := boot.Create(d.config(), native(), []string{"rootpart=1", "bootlimit=0"}); err != nil {
-		t.Fatal(err)
-	}
-	d.crash(1)
-	b := &board{t: t, s: d, order: native(), script: swupdateScript}
-	whole := map[update.SlotID]bool{"A": true, "B": true}
-	put := func(raw []byte) {
-		if err := os.WriteFile(path, raw, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	get := func() []byte {
-		raw, err := os.ReadFile(path)
-		if err != nil || len(raw) != 4 {
-			t.Fatalf("% x, %v", raw, err)
-		}
-		return raw
-	}
-	put([]byte{0xbd, 1, 0, 0})
-	// check starts again and again: U-Boot counts in the file, and above the limit its altbootcmd starts the other slot.
-	check := func(s store, counter []byte, when string) {
-		count := int(counter[2])
-		for range 9 {
-			vars, _, _ := b.read(s)
-			if counter[3] == 1 {
-				count++
-			}
-			slot := map[string]update.SlotID{"1": "A", "2": "B"}[vars["rootpart"]]
-			if limit := decCount(vars["bootlimit"]); limit > 0 && count > limit {
-				slot = map[update.SlotID]update.SlotID{"A": "B", "B": "A"}[slot]
-			}
-			if !whole[slot] {
-				t.Fatalf("%s: slot %q is started, which holds no whole image", when, slot)
-			}
-		}
-	}
-	cuts := 0
-	do := func(what string, f func(u *boot.UBoot) error) {
-		run := func(s store) error {
-			u, err := boot.Open(boot.Options{Env: s.config(), Convention: boot.Bootcount, Choice: part, Counter: path})
-			if err != nil {
-				t.Fatal(err)
-			}
-			return f(u)
-		}
-		before := get()
-		dry := d.picture()
-		if err := run(dry); err != nil {
-			t.Fatalf("%s: %v", what, err)
-		}
-		after, total := get(), dry.steps()
-		for cut := range total + 1 {
-			for tear := range d.tears() {
-				put(before)
-				c := d.picture()
-				c.arm(cut, tear)
-				_ = run(c)
-				c.crash(tear)
-				when := fmt.Sprintf("%s cut at %d of %d, tear %d", what, cut, total, tear)
-				for _, counter := range [][]byte{get(), before, after} { // written before it, not yet, and already
-					if cut < total && bytes.Equal(counter, after) && !bytes.Equal(counter, get()) {
-						continue
-					}
-					check(c, counter, when)
-				}
-				cuts++
-			}
-		}
-		put(before)
-		if err := run(d); err != nil {
-			t.Fatalf("%s: %v", what, err)
-		}
-		d.crash(1)
-	}
-	do("disarm B", func(u *boot.UBoot) error { return u.Disarm("B") })
-	whole["B"] = false
-	check(d, []byte{0xbd, 1, 9, 1}, "while B is written, with a counter from nowhere")
-	whole["B"] = true
-	do("try B", func(u *boot.UBoot) error { return u.Try("B", 2) })
-	put([]byte{0xbd, 1, 1, 1})
-	do("keep B", func(u *boot.UBoot) error { return u.Keep("B") })
-	do("disarm A", func(u *boot.UBoot) error { return u.Disarm("A") })
-	whole["A"] = false
-	check(d, []byte{0xbd, 1, 200, 1}, "while A is written, with a counter from nowhere")
-	if cuts < 100 {
-		t.Errorf("only %d cuts", cuts)
 	}
 }
