@@ -59,22 +59,23 @@ func (c cut) String() string {
 }
 
 type world struct {
-	kind    kind
-	cut     cut
-	ops     []string
-	next    int // the effect at which the power fails
-	dead    bool
-	broken  error // the first broken promise
-	slots   *updatetest.Slots
-	boot    *updatetest.Boot
-	floor   *updatetest.Floor
-	journal *updatetest.Journal
-	source  *updatetest.Source
-	images  map[string]uint64 // whole images and their counters
-	events  []string
-	now     time.Time
-	boots   int
-	cuts    int
+	kind       kind
+	cut        cut
+	ops        []string
+	next       int // the effect at which the power fails
+	dead       bool
+	broken     error // the first broken promise
+	slots      *updatetest.Slots
+	boot       *updatetest.Boot
+	floor      *updatetest.Floor
+	journal    *updatetest.Journal
+	source     *updatetest.Source
+	components *updatetest.Components
+	images     map[string]uint64 // whole images and their counters
+	events     []string
+	now        time.Time
+	boots      int
+	cuts       int
 }
 
 func newWorld(k kind, c cut) *world {
@@ -195,6 +196,9 @@ func (w *world) machine() *update.Machine {
 		},
 		Now:    func() time.Time { return w.now },
 		BootID: func() string { return boot },
+	}
+	if w.components != nil {
+		m.Components = w.components
 	}
 	update.SetSteps(m, 1<<10, 4<<10)
 	return m

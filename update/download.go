@@ -53,6 +53,9 @@ func (m *Machine) download(ctx context.Context, job *Job) error {
 	if sum != job.Release.SHA256 {
 		return &failed{CodeReadBack, fmt.Errorf("read back slot %s: it holds %x, written was %x", job.Slot, sum, job.Release.SHA256)}
 	}
+	if err := m.install(ctx, job); err != nil {
+		return m.interrupted(ctx, job, err)
+	}
 	m.emit("update.installed", job)
 	return nil
 }

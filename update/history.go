@@ -66,9 +66,11 @@ func (m *Machine) report(_ context.Context, job *Job) error {
 	next.Refused = ""
 	if o.Result == Committed {
 		next.Images[job.Slot] = imageOf(job.Release)
-		next.Quarantine = slices.DeleteFunc(next.Quarantine, func(q Quarantined) bool { return q.SHA256 == o.SHA256 })
+		next.Quarantine = slices.DeleteFunc(next.Quarantine, func(q Quarantined) bool { return q.SHA256 == job.Release.identity() })
 	} else if o.Fail.Code != CodeSuperseded {
-		next.punish(m, o)
+		bad := o
+		bad.SHA256 = job.Release.identity()
+		next.punish(m, bad)
 	}
 	*job = next
 	return nil
@@ -136,7 +138,7 @@ func (j *Job) punish(m *Machine, o Outcome) {
 // quarantined refuses a release that failed here before, until its time has come.
 func (m *Machine) quarantined(job *Job, r Release) error {
 	for _, q := range job.Quarantine {
-		if q.SHA256 != r.SHA256 || (!q.Never && !m.now().Before(q.NotBefore)) {
+		if q.SHA256 != r.identity() || (!q.Never && !m.now().Before(q.NotBefore)) {
 			continue
 		}
 		why := fmt.Sprintf("it failed %d times here (%s), and waits until %s", q.Attempts, q.Why, q.NotBefore.Format(time.RFC3339))

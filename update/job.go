@@ -26,6 +26,9 @@ type Job struct {
 	Waited bool      `json:"waited,omitempty"`  // the policy held it back: whether it is still wanted is asked again
 	Fail   *Failure  `json:"fail,omitempty"`
 
+	Parts map[string]Part `json:"parts,omitempty"` // by component
+	Undo  int             `json:"undo,omitempty"`  // rollbacks of components that failed
+
 	Images     map[SlotID]Image `json:"images,omitempty"`     // what we know to be in each slot
 	Quarantine []Quarantined    `json:"quarantine,omitempty"` // at most maxQuarantine
 	History    []Outcome        `json:"history,omitempty"`    // at most maxHistory, oldest first

@@ -19,6 +19,8 @@ type Machine struct {
 	Boot    Bootloader
 	Floor   Floor
 	Journal Journal
+	// Components are what a release may have beside its image. Nil: a release with components is refused.
+	Components Components
 
 	// Health returns nil once the device does its job with the new image, and an error if it does not. It may try for as long
 	// as ctx lasts (TrialTimeout), and must return when ctx ends.

@@ -43,6 +43,8 @@ var mutations = []mutation{
 	{"way back below the floor", "rows.go", "return floor > job.Back && job.Release.Counter >= floor, nil", "return floor > job.Back && false, nil", false},
 	{"failed slot stays armed", "rows.go",
 		"	if err := m.Boot.Disarm(job.Slot); err != nil {\n		return fmt.Errorf(\"disarm slot %s: %w\", job.Slot, err)\n	}\n	if booted", "	if booted", false},
+	{"components stay when the image goes back", "rows.go", "if err := m.undo(ctx, job); err != nil {", "if err := error(nil); err != nil {", false},
+	{"components not installed before the restart", "download.go", "if err := m.install(ctx, job); err != nil {", "if err := error(nil); err != nil {", false},
 }
 
 // TestMutation makes each mistake in a copy of the source, builds these tests against it, and wants them to fail. So the
@@ -62,12 +64,12 @@ func TestMutation(t *testing.T) {
 			}
 			t.Parallel()
 			mutant := m.build(t, tool)
-			out, err := exec.Command(mutant, "-test.run", "^TestCut(None|Everywhere|Faults)$").CombinedOutput()
+			out, err := exec.Command(mutant, "-test.run", "^TestCut(None|Everywhere|Faults|Components)$").CombinedOutput()
 			if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != 1 {
 				t.Fatalf("nobody noticed (%v)\n%s", err, out)
 			}
 			for line := range strings.Lines(string(out)) {
-				if strings.Contains(line, "image") {
+				if strings.Contains(line, "image") || strings.Contains(line, "component") {
 					t.Log(strings.TrimSpace(line))
 					break
 				}

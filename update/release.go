@@ -57,6 +57,8 @@ type Release struct {
 	NotBefore  time.Time // when the assignment came into force; zero if not said
 	Deadline   time.Time // from the assignment: when a security release stops waiting for people; zero: never
 	MinAgent   string    // oldest agent version that may install it; empty for any
+
+	Components []Component `json:",omitempty"` // what is installed with the image, in the order it is activated
 }
 
 // Custom is the parsed custom part of a firmware target: what the offline
@@ -76,6 +78,7 @@ type Custom struct {
 	SupportEnd time.Time
 	MinAgent   string
 	Critical   []string
+	Components []Component
 }
 
 // customFields are the names ParseCustom understands, and so the only ones a
@@ -83,6 +86,7 @@ type Custom struct {
 var customFields = []string{
 	"backstay", "product", "compatible", "version", "counter", "floor", "kind", "component", "class",
 	"advisories", "notes", "sbom", "support_end", "min_agent", "critical",
+	"components",
 }
 
 // ImagePath is the TUF target path of a product's image.
@@ -135,6 +139,7 @@ func ParseCustom(b []byte) (Custom, error) {
 	c.SBOM = o.optionalName("sbom", isDigest)
 	c.SupportEnd = o.time("support_end")
 	c.MinAgent = o.optionalName("min_agent", IsVersion)
+	c.Components = o.components("components", c.Product)
 	if o.err == nil {
 		o.err = c.check()
 	}
@@ -208,7 +213,7 @@ func Choose(dev Device, g Genuine, a Assigned) (Release, error) {
 		Path: g.Path, Version: c.Version, Counter: c.Counter, Floor: c.Floor, Length: g.Length, SHA256: g.SHA256,
 		Product: c.Product, Compatible: c.Compatible, Kind: c.Kind, Component: c.Component, Class: c.Class,
 		Advisories: c.Advisories, Notes: c.Notes, SBOM: c.SBOM, SupportEnd: c.SupportEnd, NotBefore: a.NotBefore, MinAgent: c.MinAgent,
-		Deadline: a.Deadline,
+		Deadline: a.Deadline, Components: c.Components,
 	}, nil
 }
 

@@ -39,7 +39,7 @@ func (m *Machine) choose(ctx context.Context, job *Job) error {
 	}
 	r, err := m.Source.Latest(ctx)
 	if err == nil {
-		err = m.welcome(job, booted, r)
+		err = m.welcome(ctx, job, booted, r)
 	}
 	if err != nil {
 		if !errors.Is(err, ErrRetry) {
@@ -66,8 +66,10 @@ func (m *Machine) choose(ctx context.Context, job *Job) error {
 }
 
 // welcome says whether a release may be installed here and now.
-func (m *Machine) welcome(job *Job, booted SlotID, r Release) error {
-	if img, known := job.Images[booted]; known && img.SHA256 == r.SHA256 {
+func (m *Machine) welcome(ctx context.Context, job *Job, booted SlotID, r Release) error {
+	// A release that was kept is not looked at again, whatever its components say about themselves: one that never names its
+	// version right would be installed at every poll.
+	if img, known := job.Images[booted]; known && img.SHA256 == r.SHA256 && (img.Path == r.Path || m.upToDate(ctx, r)) {
 		return ErrNothing
 	}
 	if r.Length <= 0 {
@@ -78,6 +80,9 @@ func (m *Machine) welcome(job *Job, booted SlotID, r Release) error {
 			Why: fmt.Sprintf("kept, it would be below the floor %d it asks for: its own counter is %d", r.Floor, r.Counter)}
 	}
 	if err := m.permit(r); err != nil {
+		return err
+	}
+	if err := m.suits(ctx, r); err != nil {
 		return err
 	}
 	return m.quarantined(job, r)
@@ -178,6 +183,9 @@ func (m *Machine) try(ctx context.Context, job *Job) error {
 	}
 	trial, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+	if err := m.activate(trial, job); err != nil {
+		return err
+	}
 	if err := m.Health(trial); err != nil {
 		return &failed{CodeUnhealthy, fmt.Errorf("check health of release %s: %w", job.Release.Version, err)}
 	}
@@ -227,6 +235,9 @@ func (m *Machine) revert(ctx context.Context, job *Job) error {
 			return fmt.Errorf("keep slot %s: %w", job.Slot, err)
 		}
 		return nil
+	}
+	if err := m.undo(ctx, job); err != nil {
+		return err
 	}
 	if err := m.Boot.Keep(job.From); err != nil {
 		return fmt.Errorf("go back to slot %s: %w", job.From, err)

@@ -152,6 +152,75 @@ func (s *Slots) whole(n int64) int64 {
 
 func (w *writer) Close() error { return nil }
 
+// Components are parts of a device that keep two versions each: what they run, and what was installed or ran before.
+type Components struct {
+	Effect Effect
+	Now    map[string][]byte // what runs, by name
+	Other  map[string][]byte // what was installed, or ran before
+	Fails  string            // the component that cannot be activated
+	Stuck  string            // the component that cannot be rolled back
+}
+
+// NewComponents returns components that run what is given.
+func NewComponents(runs map[string][]byte) *Components {
+	return &Components{Now: runs, Other: map[string][]byte{}}
+}
+
+// Runs compares digests.
+func (c *Components) Runs(_ context.Context, u update.Component) (bool, error) {
+	b, ok := c.Now[u.Name]
+	if !ok {
+		return false, &update.Refusal{Code: update.CodeNoComponent, What: u.Name, Why: "not here"}
+	}
+	return sha256.Sum256(b) == u.SHA256, nil
+}
+
+// Install keeps the bytes, if they are what is signed.
+func (c *Components) Install(_ context.Context, u update.Component, r io.Reader) error {
+	b, err := io.ReadAll(r)
+	if err != nil {
+		return err
+	}
+	if sha256.Sum256(b) != u.SHA256 {
+		return &update.Refusal{Code: update.CodeBadHash, What: u.Name, Why: "not what is signed"}
+	}
+	apply, err := c.Effect.ask("component.install %s", u.Name)
+	if apply {
+		c.Other[u.Name] = b
+	}
+	return err
+}
+
+// Activate swaps what runs and what was installed.
+func (c *Components) Activate(_ context.Context, u update.Component) error {
+	if sha256.Sum256(c.Now[u.Name]) == u.SHA256 {
+		return nil
+	}
+	apply, err := c.Effect.ask("component.activate %s", u.Name)
+	if c.Fails == u.Name {
+		return errors.New("it does not start")
+	}
+	if apply {
+		c.Now[u.Name], c.Other[u.Name] = c.Other[u.Name], c.Now[u.Name]
+	}
+	return err
+}
+
+// Rollback swaps back.
+func (c *Components) Rollback(_ context.Context, u update.Component) error {
+	if sha256.Sum256(c.Now[u.Name]) != u.SHA256 {
+		return nil
+	}
+	apply, err := c.Effect.ask("component.rollback %s", u.Name)
+	if c.Stuck == u.Name {
+		return errors.New("it does not go back")
+	}
+	if apply {
+		c.Now[u.Name], c.Other[u.Name] = c.Other[u.Name], c.Now[u.Name]
+	}
+	return err
+}
+
 // Boot is what a boot loader remembers in the style of RAUC: an order, and the attempts left for each slot.
 type Boot struct {
 	Effect Effect
@@ -273,9 +342,10 @@ type Source struct {
 	Release update.Release
 	Err     error // returned by Latest instead
 	Image   []byte
-	Breaks  int64   // the reader fails here, once; 0: it does not
-	Opened  []int64 // the offsets asked for
-	Sent    int64   // bytes handed out
+	Breaks  int64             // the reader fails here, once; 0: it does not
+	Opened  []int64           // the offsets asked for
+	Sent    int64             // bytes handed out
+	Parts   map[string][]byte // components, by path
 }
 
 // NewSource returns a source of an image.
@@ -288,7 +358,10 @@ func NewSource(version string, counter, floor uint64, image []byte) *Source {
 func (s *Source) Latest(context.Context) (update.Release, error) { return s.Release, s.Err }
 
 // Open returns the image from an offset on.
-func (s *Source) Open(_ context.Context, _ update.Release, off int64) (io.ReadCloser, error) {
+func (s *Source) Open(_ context.Context, r update.Release, off int64) (io.ReadCloser, error) {
+	if b, ok := s.Parts[r.Path]; ok {
+		return io.NopCloser(bytes.NewReader(b[off:])), nil
+	}
 	apply, err := s.Effect.ask("source.open %d", off)
 	if apply {
 		s.Opened = append(s.Opened, off)
@@ -299,13 +372,13 @@ func (s *Source) Open(_ context.Context, _ update.Release, off int64) (io.ReadCl
 	if off > int64(len(s.Image)) {
 		return nil, errors.New("offset past the end")
 	}
-	r := &reader{s: s, b: bytes.NewReader(s.Image[off:])}
+	body := &reader{s: s, b: bytes.NewReader(s.Image[off:])}
 	if s.Breaks > off {
-		r.b = bytes.NewReader(s.Image[off:s.Breaks])
-		r.err = fmt.Errorf("connection reset: %w", update.ErrRetry)
+		body.b = bytes.NewReader(s.Image[off:s.Breaks])
+		body.err = fmt.Errorf("connection reset: %w", update.ErrRetry)
 		s.Breaks = 0
 	}
-	return r, nil
+	return body, nil
 }
 
 type reader struct {
