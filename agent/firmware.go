@@ -66,9 +66,13 @@ func (a *agent) tryOpenUpdater() error {
 	if err != nil {
 		return err
 	}
+	parts, err := openComponents(a.cfg)
+	if err != nil {
+		return err
+	}
 	changed := make(chan struct{}, 1)
 	u.machine = &update.Machine{
-		Source: u.source,
+		Source: u.source, Components: parts,
 		Slots:  slots, Boot: loader, Floor: limit, Journal: a.store,
 		Health: newWatchdog(a.cfg.Update.Watchdog, a.logger).guard(checks.run), Reboot: a.restart, Emit: a.recorder.emit, Now: a.clock.Now,
 		BootID: func() string { return a.recorder.bootID },

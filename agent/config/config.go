@@ -84,6 +84,17 @@ type Update struct {
 	PostponeTotal Duration    `json:"postpone_total" default:"72h" max:"8760h" doc:"how long a release may be put off, from the first time on"`
 	SecurityOnly  bool        `json:"security_only" default:"false" doc:"install releases of class security only"`
 	Conditions    []Condition `json:"conditions" doc:"what must hold before an image is fetched, installed and started, such as a charged battery"`
+
+	Components []Component `json:"components" doc:"parts of the device that a release brings beside its image, such as a microcontroller's firmware; a release with others is refused"`
+}
+
+// Component is a part of the device that is updated beside the image.
+type Component struct {
+	Name    string   `json:"name" doc:"name in signed releases"`
+	Kind    string   `json:"kind" one:"file|tree|handler" doc:"file: one file, replaced as a whole; tree: a directory, replaced as a whole by what a tar archive holds; handler: what a program of the maker's reaches"`
+	Path    string   `json:"path" doc:"file, tree: where it is; path.new and path.tar beside it are the agent's" trust:"root only: who can write beside it can change what becomes active"`
+	Argv    []string `json:"argv" doc:"handler: program, as an absolute path, and the arguments before the operation; run as the agent's user without a shell" trust:"root only: the program runs with the agent's rights"`
+	Timeout Duration `json:"timeout" default:"10m" min:"1s" max:"2h" doc:"handler: longest time one operation may take; activating is part of the trial"`
 }
 
 // Mirror is one more place that serves the repository.

@@ -51,6 +51,11 @@ func (c *Config) CheckPaths() []*FieldError {
 			check("update.conditions["+strconv.Itoa(i)+"].argv[0]", x.Argv[0], "exec")
 		}
 	}
+	for i, x := range c.Update.Components {
+		if len(x.Argv) > 0 {
+			check("update.components["+strconv.Itoa(i)+"].argv[0]", x.Argv[0], "exec")
+		}
+	}
 	for i, h := range c.Update.Health {
 		if h.Kind == "exec" && len(h.Argv) > 0 {
 			check("update.health["+strconv.Itoa(i)+"].argv[0]", h.Argv[0], "exec")

@@ -52,6 +52,7 @@ func (v *validator) when(u Update) {
 	for i, c := range u.Conditions {
 		v.condition("update.conditions["+strconv.Itoa(i)+"]", c)
 	}
+	v.components(u.Components)
 }
 
 func (v *validator) steps(key string, steps []string) {
