@@ -73,7 +73,7 @@ func (a *agent) tryOpenUpdater() error {
 	changed := make(chan struct{}, 1)
 	u.machine = &update.Machine{
 		Source: u.source, Components: parts,
-		Slots:  slots, Boot: loader, Floor: limit, Journal: a.store,
+		Slots: slots, Boot: loader, Floor: limit, Journal: a.store,
 		Health: newWatchdog(a.cfg.Update.Watchdog, a.logger).guard(checks.run), Reboot: a.restart, Emit: a.recorder.emit, Now: a.clock.Now,
 		BootID: func() string { return a.recorder.bootID },
 		Names:  names, Attempts: a.cfg.Update.Attempts, TrialTimeout: a.cfg.Update.TrialTimeout.Std(),
