@@ -214,3 +214,53 @@ func FuzzParseAssignment(f *testing.F) {
 		_, _ = a.For(update.Device{ID: "d", Product: a.Product}, time.Now())
 	})
 }
+
+// Deadlines travel beside the file: an agent that does not know them reads the same assignment, and what is wrong with them is
+// refused by one that does.
+func TestDeadlines(t *testing.T) {
+	due := time.Date(2026, 8, 21, 12, 0, 0, 0, time.UTC)
+	path := update.ImagePath("acme-cam", "1.1.0")
+	a := update.Assignment{Product: "acme-cam", Serial: 1, Entries: []update.Assigned{{Path: path, Length: 1, Counter: 1, To: 100, Deadline: due},
+		{Path: update.ImagePath("acme-cam", "1.0.0"), Length: 1, Counter: 1, To: 100}}}
+	file, err := json.Marshal(a)
+	if err != nil || strings.Contains(string(file), "deadline") {
+		t.Fatalf("file %s: %v", file, err)
+	}
+	custom, err := a.Deadlines()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := update.ParseAssignment(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := got.AddDeadlines(custom); err != nil || !got.Entries[0].Deadline.Equal(due) || !got.Entries[1].Deadline.IsZero() {
+		t.Errorf("%+v: %v", got, err)
+	}
+	for _, none := range []string{"", `{}`, `{"later":1}`, `{"backstay":1,"deadlines":{}}`, `{"backstay":1,"deadlines":{"other":"2026-08-21T12:00:00Z"},"more":[]}`} {
+		b, _ := update.ParseAssignment(file)
+		if err := b.AddDeadlines([]byte(none)); err != nil || !b.Entries[0].Deadline.IsZero() {
+			t.Errorf("%s: %v", none, err)
+		}
+	}
+	for _, bad := range []string{"x", "[]", `{"deadlines":{}}`, `{"backstay":2,"deadlines":{}}`, `{"backstay":1,"deadlines":null}`, `{"backstay":1,"deadlines":[]}`,
+		`{"backstay":1,"deadlines":{"` + path + `":"soon"}}`, `{"backstay":1,"deadlines":{"` + path + `":"2026-08-21T12:00:00.5Z"}}`,
+		`{"backstay":1,"more":"` + strings.Repeat("x", update.MaxCustom) + `"}`} {
+		wantRefusal(t, got.AddDeadlines([]byte(bad)), "malformed-assignment")
+	}
+}
+
+func FuzzDeadlines(f *testing.F) {
+	f.Add([]byte(`{"backstay":1,"deadlines":{"firmware/acme-cam/1.1.0.img":"2026-08-21T12:00:00Z"}}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		a := update.Assignment{Product: "acme-cam", Entries: []update.Assigned{{Path: update.ImagePath("acme-cam", "1.1.0"), Length: 1, Counter: 1, To: 100}}}
+		if a.AddDeadlines(b) != nil {
+			return
+		}
+		custom, err := a.Deadlines()
+		before := a.Entries[0].Deadline
+		if err != nil || a.AddDeadlines(custom) != nil || !a.Entries[0].Deadline.Equal(before) {
+			t.Fatalf("%q: %s: %v", b, custom, err)
+		}
+	})
+}

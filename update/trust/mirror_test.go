@@ -305,3 +305,20 @@ func (h handlerTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	h.h.ServeHTTP(w, r)
 	return w.Result(), nil
 }
+
+// Hosts that the configuration names may be redirected to, but never from https to http.
+func TestRedirectToANamedMirrorWithoutTLS(t *testing.T) {
+	repo := trusttest.New(t)
+	d := deviceFor(t, repo, nil, func(c *trust.Config) {
+		c.MetadataURL, c.TargetsURL = "https://one.invalid/metadata", "https://one.invalid/targets"
+		c.Mirrors = []trust.Mirror{{TargetsURL: "http://two.invalid/targets"}, {TargetsURL: "https://three.invalid/targets"}}
+		c.HTTP = &http.Client{Transport: handlerTransport{http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Host == "one.invalid" {
+				http.Redirect(w, r, "http://two.invalid"+r.URL.Path, http.StatusFound)
+				return
+			}
+			repo.ServeHTTP(w, r)
+		})}}
+	})
+	d.refused("cross-host-redirect")
+}
