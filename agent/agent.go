@@ -19,7 +19,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -88,6 +87,7 @@ func (p *problems) get() []string {
 // Run runs the agent until ctx ends, which is a clean stop and returns nil. It returns update.ErrReboot when the process has to
 // end because the device reboots: with the reboot method "exit" the caller tells the supervisor, otherwise the kernel is at it.
 func Run(ctx context.Context, cfg *config.Config, opt Options) error {
+	small()
 	a := &agent{cfg: cfg, opt: opt, logger: opt.Logger, started: time.Now(), owned: newGate(), identityKick: make(chan struct{}, 1), tpms: map[string]*tpm.Device{}}
 	if err := a.open(ctx); err != nil {
 		a.close()
@@ -210,16 +210,6 @@ func (a *agent) serve(ctx context.Context, socket net.Listener, notify notifier)
 		a.recorder.emit("agent.stop", slog.String("outcome", "failure"), slog.String("reason", err.Error()))
 	}
 	return err
-}
-
-// settle gives back the memory that only the start needed: parsing, the first look of every source, the check of the log. The
-// runtime would keep most of it for minutes, on a device that has little.
-func settle(ctx context.Context) {
-	select {
-	case <-ctx.Done():
-	case <-time.After(2 * time.Second):
-		debug.FreeOSMemory()
-	}
 }
 
 // heartbeat tells the service manager that the agent lives, and records now and then that it does: silence in a log of records

@@ -45,9 +45,9 @@ type image struct {
 type sample struct {
 	wall, cpu   time.Duration
 	rss         int64 // most resident memory of any one process, bytes
-	anon        int64 // of which not backed by files, at the last look
 	written     int64 // to the device
 	idle, plain int64 // before the installation: resident, and the part that is not backed by files
+	start       int64 // the peak of an agent's start
 }
 
 func main() {
@@ -56,6 +56,7 @@ func main() {
 	flag.IntVar(&b.rounds, "n", 5, "rounds; images from 256 MiB on have at most 3")
 	flag.StringVar(&b.dir, "dir", ".", "`directory` for images and the files behind the devices")
 	flag.StringVar(&b.bin, "bin", "bin", "`directory` with backstay and backstayctl")
+	flag.BoolVar(&b.maps, "maps", false, "say where the memory of the idle agent lies")
 	only := flag.String("only", "", "comma separated beginnings of names: nobody else is measured")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -73,6 +74,7 @@ type bench struct {
 	dir, bin string
 	rounds   int
 	only     []string
+	maps     bool
 
 	slotA, slotB *loop
 	server       *static
@@ -186,7 +188,7 @@ func (b *bench) measure(ctx context.Context, img image, contenders []contender) 
 				s.wall.Seconds(), s.cpu.Seconds(), mib(s.rss))
 		}
 	}
-	fmt.Printf("\n%d MiB, median of %d\n\n| what | wall | from to | processor | peak RSS | written | idle RSS | of it own pages |\n|---|---|---|---|---|---|---|---|\n",
+	fmt.Printf("\n%d MiB, median of %d\n\n| what | wall | from to | processor | peak RSS | written | idle RSS | of it own pages | peak of the start |\n|---|---|---|---|---|---|---|---|---|\n",
 		img.size>>20, rounds)
 	for i, c := range contenders {
 		fmt.Println(row(c.name, samples[i]))
@@ -205,11 +207,10 @@ func row(name string, all []sample) string {
 	}
 	median := func(f func(sample) float64) float64 { v := pick(f); return v[len(v)/2] }
 	wall := pick(func(s sample) float64 { return s.wall.Seconds() })
-	idle := ""
+	idle := "| |"
 	if all[0].idle > 0 {
-		idle = fmt.Sprintf("%.1f MiB | %.1f MiB", median(func(s sample) float64 { return mib(s.idle) }), median(func(s sample) float64 { return mib(s.plain) }))
-	} else {
-		idle = "|"
+		idle = fmt.Sprintf("%.1f MiB | %.1f MiB | %.1f MiB", median(func(s sample) float64 { return mib(s.idle) }),
+			median(func(s sample) float64 { return mib(s.plain) }), median(func(s sample) float64 { return mib(s.start) }))
 	}
 	return fmt.Sprintf("| %s | %.2f s | %.2f to %.2f | %.2f s | %.1f MiB | %.1f MiB | %s |", name, wall[len(wall)/2], wall[0], wall[len(wall)-1],
 		median(func(s sample) float64 { return s.cpu.Seconds() }), median(func(s sample) float64 { return mib(s.rss) }),

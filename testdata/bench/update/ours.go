@@ -314,15 +314,25 @@ func (d *box) install(ctx context.Context, img image) (s sample, err error) {
 	pid := r.cmd.Process.Pid
 	s.idle = status(pid, "VmRSS")
 	s.plain = status(pid, "RssAnon")
+	if d.b.maps {
+		fmt.Fprintf(os.Stderr, "%s\n%s", d.name, mappings(pid))
+	}
 	if err := d.b.fleet.offer(img.version); err != nil {
 		return s, err
 	}
 	before, began := cpuOf(pid), time.Now()
+	s.start = status(pid, "VmHWM")
+	if err := os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0); err != nil { // the peak counts from here on
+		return s, err
+	}
 	peak := watch(pid)
 	var c control.UpdateCheck
 	if err := r.api.Call(ctx, control.MethodUpdateInstall, control.None{}, &c); err != nil {
 		_ = r.stop()
 		return s, fmt.Errorf("install: %w\n%s", err, r.out.Bytes())
+	}
+	if d.b.maps {
+		time.AfterFunc(300*time.Millisecond, func() { fmt.Fprintf(os.Stderr, "%s, in the download\n%s", d.name, mappings(pid)) })
 	}
 	err = r.cmd.Wait()
 	s.wall, s.rss = time.Since(began), peak()

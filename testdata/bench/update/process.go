@@ -7,8 +7,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -87,4 +89,35 @@ func cpuOf(pid int) time.Duration {
 		return 0
 	}
 	return time.Duration(user+system) * 10 * time.Millisecond // USER_HZ is 100
+}
+
+// mappings says which parts of the address space are resident: the largest first, in KiB, with what of it is the process's own.
+func mappings(pid int) string {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/smaps", pid))
+	rss, own := map[string]int{}, map[string]int{}
+	name := ""
+	for line := range strings.Lines(string(b)) {
+		f := strings.Fields(line)
+		switch {
+		case len(f) >= 5 && strings.Contains(f[0], "-"):
+			if name = "anonymous"; len(f) >= 6 {
+				name = f[5]
+			}
+			name = f[1] + " " + name
+		case len(f) >= 2 && f[0] == "Rss:":
+			n, _ := strconv.Atoi(f[1])
+			rss[name] += n
+		case len(f) >= 2 && f[0] == "Anonymous:":
+			n, _ := strconv.Atoi(f[1])
+			own[name] += n
+		}
+	}
+	names := slices.SortedFunc(maps.Keys(rss), func(a, b string) int { return rss[b] - rss[a] })
+	var out strings.Builder
+	for _, n := range names {
+		if rss[n] >= 32 {
+			fmt.Fprintf(&out, "  %6d KiB, own %6d KiB  %s\n", rss[n], own[n], n)
+		}
+	}
+	return out.String()
 }
