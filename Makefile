@@ -122,3 +122,8 @@ bench-log: ## the audit log beside rsyslog and journald: events a second and byt
 .PHONY: bench-update
 bench-update: build ## an update of 64 MiB and 1 GiB beside RAUC, SWUpdate, Mender's client and dd (as root; installs them from Debian)
 	testdata/bench/update/run.sh -bin bin $(BENCHFLAGS)
+
+.PHONY: attack-matrix
+attack-matrix: ## play the same attacks against backstay, RAUC, SWUpdate and Mender's client; rewrites docs/attacks.md (as root)
+	testdata/bench/attacks/run.sh > docs/attacks.md.new
+	mv docs/attacks.md.new docs/attacks.md

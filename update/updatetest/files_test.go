@@ -5,16 +5,12 @@ package updatetest_test
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -41,23 +37,26 @@ type device struct {
 	dir   string
 	env   boot.Config
 	slots slot.Config
+	boot  loader
 	bad   string // "", "unhealthy" or "unbootable"
 	ops   []string
 	at    int
+	again int // the power fails once more, so many effects after the first cut; 0: it does not
 	after bool
 	dead  bool
+	cut   bool // the power has failed before
 	src   *updatetest.Source
 	names map[string]string // image -> version
 }
 
-func newDevice(t *testing.T, bad string, at int, after bool) *device {
+func newDevice(t *testing.T, l loader, bad string, at int, after bool) *device {
 	t.Helper()
 	dir, err := os.MkdirTemp("/dev/shm", "backstay") // syncing to memory is free
 	if err != nil {
 		dir = t.TempDir()
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	d := &device{t: t, dir: dir, bad: bad, at: at, after: after, names: map[string]string{}}
+	d := &device{t: t, dir: dir, boot: l, bad: bad, at: at, after: after, names: map[string]string{}}
 	path := func(name string) string { return filepath.Join(dir, name) }
 	for name, version := range map[string]string{"a": "2.0", "b": "1.0"} {
 		image := updatetest.Image(version, imageSize)
@@ -69,9 +68,8 @@ func newDevice(t *testing.T, bad string, at int, after bool) *device {
 	d.src = updatetest.NewSource("3.0", 3, 3, fresh)
 	d.slots = slot.Config{Cmdline: path("cmdline"), Slots: map[update.SlotID]slot.Device{
 		"A": {Kind: slot.File, Path: path("a")}, "B": {Kind: slot.File, Path: path("b")}}}
-	d.ok(os.WriteFile(path("env"), make([]byte, 0x2000), 0o600))
 	d.env = boot.Config{Locks: []string{path("lock")}, Areas: []boot.Area{{Path: path("env"), Size: 0x1000}, {Path: path("env"), Offset: 0x1000, Size: 0x1000}}}
-	d.ok(boot.Create(d.env, binary.BigEndian, []string{"bootcmd=run ab", "BOOT_ORDER=A B", "BOOT_A_LEFT=3", "BOOT_B_LEFT=3"}))
+	d.ok(l.make(d))
 	f, err := floor.Open(floor.Config{Dir: dir})
 	d.ok(err)
 	d.ok(f.Raise(1))
@@ -91,7 +89,10 @@ func (d *device) effect(op string) (bool, error) {
 	}
 	d.ops = append(d.ops, op)
 	if len(d.ops) == d.at {
-		d.dead = true
+		d.dead, d.cut = true, true
+		if d.again > 0 {
+			d.at, d.again = d.at+d.again, 0
+		}
 		return d.after, errCut
 	}
 	return true, nil
@@ -113,42 +114,30 @@ func (d *device) version(id string) string {
 	return d.names[string(b[:imageSize])]
 }
 
-// start is the boot stub: a boot script in Go, over the same bytes as U-Boot's.
+// start is the boot stub: the boot script's rule, again and again until a slot comes up.
 func (d *device) start() string {
 	for range 20 {
-		e, err := boot.Load(d.env)
+		id, err := d.boot.start(d)
 		d.ok(err)
-		order, _ := e.Get("BOOT_ORDER")
-		slots := strings.Fields(order)
-		left := func(id string) int {
-			v, _ := e.Get("BOOT_" + id + "_LEFT")
-			n, err := strconv.Atoi(v)
-			d.ok(err)
-			return n
-		}
-		i := slices.IndexFunc(slots, func(id string) bool { return left(id) > 0 })
-		if i < 0 {
-			d.ok(errors.Join(e.Set("BOOT_A_LEFT", "3"), e.Set("BOOT_B_LEFT", "3"), e.Save()))
+		if id == "" {
 			continue
 		}
-		id := slots[i]
-		d.ok(errors.Join(e.Set("BOOT_"+id+"_LEFT", strconv.Itoa(left(id)-1)), e.Save()))
 		switch v := d.version(id); {
 		case v == "":
-			d.t.Fatalf("%s cut at %d after=%v: started half an image in slot %s", d.bad, d.at, d.after, id)
+			d.t.Fatalf("%s, %s cut at %d after=%v: started half an image in slot %s", d.boot.name, d.bad, d.at, d.after, id)
 		case v != "3.0" || d.bad != "unbootable":
 			d.ok(os.WriteFile(d.slots.Cmdline, []byte("quiet rauc.slot="+id+"\n"), 0o600))
 			return id
 		}
 	}
-	d.t.Fatalf("%s cut at %d after=%v: dead\n\t%s", d.bad, d.at, d.after, updatetest.Ops(d.ops))
+	d.t.Fatalf("%s, %s cut at %d after=%v: dead\n\t%s", d.boot.name, d.bad, d.at, d.after, updatetest.Ops(d.ops))
 	return ""
 }
 
 func (d *device) machine(running string) *update.Machine {
 	s, err := slot.Open(d.slots)
 	d.ok(err)
-	u, err := boot.Open(boot.Options{Env: d.env, Convention: boot.RAUC})
+	u, err := d.boot.open(d)
 	d.ok(err)
 	f, err := floor.Open(floor.Config{Dir: d.dir})
 	d.ok(err)
@@ -212,20 +201,20 @@ func (w *cutWriter) Sync() error {
 func (w *cutWriter) Close() error { return w.w.Close() }
 
 type cutBoot struct {
-	*boot.UBoot
+	update.Bootloader
 	d *device
 }
 
 func (b cutBoot) Disarm(id update.SlotID) error {
-	return b.d.do("disarm "+string(id), func() error { return b.UBoot.Disarm(id) })
+	return b.d.do("disarm "+string(id), func() error { return b.Bootloader.Disarm(id) })
 }
 
 func (b cutBoot) Try(id update.SlotID, n int) error {
-	return b.d.do("try "+string(id), func() error { return b.UBoot.Try(id, n) })
+	return b.d.do("try "+string(id), func() error { return b.Bootloader.Try(id, n) })
 }
 
 func (b cutBoot) Keep(id update.SlotID) error {
-	return b.d.do("keep "+string(id), func() error { return b.UBoot.Keep(id) })
+	return b.d.do("keep "+string(id), func() error { return b.Bootloader.Keep(id) })
 }
 
 type cutFloor struct {
@@ -281,40 +270,70 @@ func (d *device) live() {
 			return
 		}
 	}
-	d.t.Fatalf("%s cut at %d after=%v: no rest\n\t%s", d.bad, d.at, d.after, updatetest.Ops(d.ops))
+	d.t.Fatalf("%s, %s cut at %d after=%v: no rest\n\t%s", d.boot.name, d.bad, d.at, d.after, updatetest.Ops(d.ops))
 }
 
 func (d *device) verdict(m *update.Machine) {
 	d.t.Helper()
 	s := m.Status()
-	want, value := update.SlotID("B"), uint64(3)
-	if d.bad != "" {
+	want, value, failed := update.SlotID("B"), uint64(3), d.bad != ""
+	if d.boot.once && d.cut && s.Booted == "A" {
+		failed = true
+	}
+	if failed {
 		want, value = "A", 1
 	}
-	if s.State != update.Idle || s.Booted != want || s.Boot.Primary != want || s.Floor != value || len(s.Boot.Order) != 1 ||
-		len(s.History) != 1 || (len(s.Quarantine) == 1) != (d.bad != "") || d.version("A") != "2.0" || len(s.Problems) > 0 {
-		d.t.Fatalf("%q cut at %d after=%v: %+v\n\t%s", d.bad, d.at, d.after, s, updatetest.Ops(d.ops))
+	if s.State != update.Idle || s.Booted != want || s.Boot.Primary != want || s.Floor != value || (d.boot.name == "U-Boot, RAUC" && len(s.Boot.Order) != 1) ||
+		len(s.History) != 1 || (len(s.Quarantine) == 1) != failed || d.version("A") != "2.0" || len(s.Problems) > 0 {
+		d.t.Fatalf("%s, %q cut at %d after=%v: %+v\n\t%s", d.boot.name, d.bad, d.at, d.after, s, updatetest.Ops(d.ops))
 	}
 }
 
-// TestCutFiles cuts before and after every effect; the short run takes every seventh.
+// TestCutFiles cuts before and after every effect, with every boot loader; the short run takes every eleventh.
 func TestCutFiles(t *testing.T) {
-	step := 7
+	step := 11
 	if os.Getenv("BACKSTAY_LONG") == "1" {
 		step = 1
 	}
-	cuts := 0
+	for _, l := range loaders() {
+		t.Run(l.name, func(t *testing.T) {
+			t.Parallel()
+			cuts := 0
+			for _, bad := range []string{"", "unhealthy", "unbootable"} {
+				newDevice(t, l, bad, 0, false).live()
+				for at := 1; ; at += step {
+					d := newDevice(t, l, bad, at, false)
+					d.live()
+					newDevice(t, l, bad, at, true).live()
+					cuts += 2
+					if len(d.ops) < at {
+						break
+					}
+				}
+			}
+			cuts += cutTwice(t, l)
+			t.Log(cuts, " cuts")
+		})
+	}
+}
+
+// cutTwice cuts a second time while the device recovers from the first; only the long run does it everywhere.
+func cutTwice(t *testing.T, l loader) (cuts int) {
+	t.Helper()
+	step := 17
+	if os.Getenv("BACKSTAY_LONG") == "1" {
+		step = 1
+	}
 	for _, bad := range []string{"", "unhealthy", "unbootable"} {
-		newDevice(t, bad, 0, false).live()
-		for at := 1; ; at += step {
-			d := newDevice(t, bad, at, false)
-			d.live()
-			newDevice(t, bad, at, true).live()
-			cuts += 2
-			if len(d.ops) < at {
-				break
+		for at, reached := 1, true; reached; at += step {
+			for again := 1; again <= 24; again += step {
+				d := newDevice(t, l, bad, at, again%2 == 0)
+				d.again = again
+				d.live()
+				reached = len(d.ops) >= at
+				cuts += 2
 			}
 		}
 	}
-	t.Log(fmt.Sprint(cuts, " cuts"))
+	return cuts
 }
