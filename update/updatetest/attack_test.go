@@ -28,8 +28,8 @@ func metadataName(version int64, role string) string {
 	return fmt.Sprintf("metadata/%d.%s.json", version, role)
 }
 
-// attack is one attempt to make the device install, or keep, what it should not.
-type attack struct {
+// wrongdoing is one attempt to make the device install, or keep, what it should not.
+type wrongdoing struct {
 	name string
 	play func(*rig)
 	want string // code of the refusal; "nothing", "retry" or "setup" for the classes of errors without one
@@ -38,7 +38,7 @@ type attack struct {
 
 // Attacks that were measured on other update agents, and the faults for which those had to publish advisories. docs/attacks.md
 // shows them side by side, cve_test.go says which fault is which.
-var attacks = []attack{
+var attacks = []wrongdoing{
 	{"older release, validly signed", func(r *rig) { r.offer("1.0.0", 3) }, "below-floor", false},
 	{"older release named v1.0", func(r *rig) { r.offer("v1.0", 3) }, "below-floor", false},
 	{"older release named release-1", func(r *rig) { r.offer("release-1", 3) }, "below-floor", false},

@@ -111,7 +111,7 @@ func unknownTest(ref string) string {
 		return ref + ": there is no such file"
 	case !regexp.MustCompile(`(?m)^func ` + regexp.QuoteMeta(function) + `\(`).Match(b):
 		return ref + ": there is no such function"
-	case sub && !slices.ContainsFunc(attacks, func(a attack) bool { return a.name == name }):
+	case sub && !slices.ContainsFunc(attacks, func(a wrongdoing) bool { return a.name == name }):
 		return ref + ": there is no such case"
 	}
 	return ""
