@@ -74,7 +74,7 @@ func (a *agent) tryOpenUpdater() error {
 	u.machine = &update.Machine{
 		Source: u.source, Components: parts,
 		Slots: slots, Boot: loader, Floor: limit, Journal: a.store,
-		Health: newWatchdog(a.cfg.Update.Watchdog, a.logger).guard(checks.run), Reboot: a.restart, Emit: a.recorder.emit, Now: a.clock.Now,
+		Health: newWatchdog(a.cfg.Update.Watchdog, a.logger).guard(checks.run), Reboot: a.restart, Emit: lean(a.recorder.emit), Now: a.clock.Now,
 		BootID: func() string { return a.recorder.bootID },
 		Names:  names, Attempts: a.cfg.Update.Attempts, TrialTimeout: a.cfg.Update.TrialTimeout.Std(),
 		Policy: when, Late: a.clock.Late, Changed: func() { kick(changed) },

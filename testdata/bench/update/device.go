@@ -80,15 +80,17 @@ func (l *loop) written() int64 {
 	return n * 512
 }
 
-// spoil makes sure that nothing is there already, and that nothing is left to be written.
+// spoil makes sure that nothing of the image is there already, as backstay does not write what a slot holds, and that nothing is
+// left to be written by somebody else.
 func (l *loop) spoil(n int64) error {
 	f, err := os.OpenFile(l.dev, os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	for at := int64(0); at < n; at += 4 << 20 {
-		if _, err := f.WriteAt(make([]byte, 64<<10), at); err != nil {
+	other := bytes.Repeat([]byte{0x5a}, 1<<20)
+	for at := int64(0); at < n; at += int64(len(other)) {
+		if _, err := f.WriteAt(other[:min(int64(len(other)), n-at)], at); err != nil {
 			return err
 		}
 	}

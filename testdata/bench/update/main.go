@@ -183,6 +183,9 @@ func (b *bench) measure(ctx context.Context, img image, contenders []contender) 
 				return fmt.Errorf("%s: %w", c.name, err)
 			}
 			s.written = b.slotB.written() - before
+			if s.written < img.size {
+				return fmt.Errorf("%s: %d bytes were written of an image of %d: the device held some already, and that is no comparison", c.name, s.written, img.size)
+			}
 			samples[i] = append(samples[i], s)
 			fmt.Fprintf(os.Stderr, "%d MiB, round %d: %-34s %6.2f s %5.2f s %5.1f MiB\n", img.size>>20, round+1, c.name,
 				s.wall.Seconds(), s.cpu.Seconds(), mib(s.rss))
