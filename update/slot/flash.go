@@ -127,7 +127,7 @@ func errOr(err, other error) error {
 }
 
 func (c *chip) writer(id update.SlotID, size int64) (update.Writer, error) {
-	return &flashWriter{c: c, id: id, size: size, spare: max(2, c.size/c.block/50)}, nil
+	return &flashWriter{c: c, id: id, size: size, spare: max(2, c.size/c.block/50), back: make([]byte, min(c.block, max(c.page, 64<<10)))}, nil
 }
 
 // flashWriter writes one image to raw flash. It implements update.Writer.
@@ -252,9 +252,6 @@ func (w *flashWriter) program(block int64) error {
 }
 
 func (w *flashWriter) compare(p []byte, off int64) error {
-	if w.back == nil {
-		w.back = make([]byte, min(w.c.block, max(w.c.page, 64<<10)))
-	}
 	for at := 0; at < len(p); {
 		k := min(len(p)-at, len(w.back))
 		if _, err := w.c.rawFlash.ReadAt(w.back[:k], off+int64(at)); err != nil {

@@ -244,6 +244,11 @@ func TestFlashNOR(t *testing.T) {
 	if slices.Sort(erased); !slices.Equal(erased, []int64{0, 1, 2, 3, 4, 7}) {
 		t.Errorf("erased %v", erased)
 	}
+	// Nothing is left to write, and the rest is still looked at.
+	m.cells[6*blockLen] = 0
+	if err := store(t, chip(t, m, false), image[:3*blockLen], 3*blockLen, 1000); err != nil || !blank(m.cells[3*blockLen:]) {
+		t.Errorf("a complete prefix: %v", err)
+	}
 	m.eraseFails[2] = unix.EIO
 	if err := store(t, chip(t, m, false), image, 0, 1000); !errors.Is(err, unix.EIO) || len(m.marked) != 0 {
 		t.Errorf("marked %v, %v", m.marked, err)
