@@ -59,6 +59,7 @@ type Release struct {
 	MinAgent   string    // oldest agent version that may install it; empty for any
 
 	Components []Component `json:",omitempty"` // what is installed with the image, in the order it is activated
+	Payloads   []Payload   `json:",omitempty"` // smaller ways to the image
 }
 
 // Custom is the parsed custom part of a firmware target: what the offline
@@ -79,6 +80,7 @@ type Custom struct {
 	MinAgent   string
 	Critical   []string
 	Components []Component
+	Payloads   []Payload
 }
 
 // customFields are the names ParseCustom understands, and so the only ones a
@@ -86,7 +88,7 @@ type Custom struct {
 var customFields = []string{
 	"backstay", "product", "compatible", "version", "counter", "floor", "kind", "component", "class",
 	"advisories", "notes", "sbom", "support_end", "min_agent", "critical",
-	"components",
+	"components", "payloads",
 }
 
 // ImagePath is the TUF target path of a product's image.
@@ -140,6 +142,7 @@ func ParseCustom(b []byte) (Custom, error) {
 	c.SupportEnd = o.time("support_end")
 	c.MinAgent = o.optionalName("min_agent", IsVersion)
 	c.Components = o.components("components", c.Product)
+	c.Payloads = o.payloads("payloads")
 	if o.err == nil {
 		o.err = c.check()
 	}
@@ -159,7 +162,7 @@ func (c Custom) check() error {
 	case c.Floor > c.Counter:
 		return fmt.Errorf("floor %d is above counter %d: the release would refuse itself", c.Floor, c.Counter)
 	}
-	return nil
+	return c.checkPayloads()
 }
 
 // Genuine is what the offline product role says: this image, with these
@@ -214,6 +217,7 @@ func Choose(dev Device, g Genuine, a Assigned) (Release, error) {
 		Product: c.Product, Compatible: c.Compatible, Kind: c.Kind, Component: c.Component, Class: c.Class,
 		Advisories: c.Advisories, Notes: c.Notes, SBOM: c.SBOM, SupportEnd: c.SupportEnd, NotBefore: a.NotBefore, MinAgent: c.MinAgent,
 		Deadline: a.Deadline, Components: c.Components,
+		Payloads: c.Payloads,
 	}, nil
 }
 

@@ -17,6 +17,7 @@ const module = "github.com/backstay/backstay/"
 // notOnDevice lists what the device binary must never link, with the reason.
 var notOnDevice = map[string]string{
 	module + "update/repo":                       "signing keys and publishing belong to the operator",
+	module + "update/delta/encode":               "payloads are made on the operator's machine, with all of its memory",
 	module + "identity/ca":                       "an enrolment authority on a device would be a way to make identities",
 	module + "logging/collect":                   "the collector is the other end of the wire",
 	module + "configs/scan":                      "images are scanned on the build machine; its readers and decoders are for hostile files a device never opens",
