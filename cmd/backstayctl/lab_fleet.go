@@ -79,7 +79,7 @@ func (f *labFleet) release(ctx context.Context, version, image string, floor uin
 		return err
 	}
 	defer file.Close()
-	n := repo.NewRelease{Product: labProduct, Version: version, Compatible: []string{labCompatible}, Floor: floor, Class: "security"}
+	n := repo.NewRelease{Product: labProduct, Version: version, Compatible: []string{labCompatible}, Floor: floor, Class: "security", NoCompress: true}
 	if _, err := r.Add(ctx, n, file); err != nil {
 		return err
 	}

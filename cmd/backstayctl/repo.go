@@ -141,7 +141,7 @@ func repoProductCommand() *cli.Command {
 func repoAddCommand() *cli.Command {
 	var f repoFlags
 	var n repo.NewRelease
-	var compatible, advisories, critical list
+	var compatible, advisories, critical, from list
 	var end date
 	return &cli.Command{
 		Name: "add", Args: "PRODUCT VERSION IMAGE", Short: "add a release; - reads the image from standard input",
@@ -149,7 +149,10 @@ func repoAddCommand() *cli.Command {
 rolled out (rollout start).
 
 The release counter orders releases for devices; the security floor is the lowest counter a device accepts once it has kept this
-release, and never goes down.`,
+release, and never goes down.
+
+Beside the image devices get smaller payloads, each when it fits: a delta from a release that they run (--delta-from), and a
+compressed image. Making them takes about a second of one processor for each MiB.`,
 		Flags: func(fs *flag.FlagSet) {
 			f.register(fs)
 			fs.Var(&compatible, "compatible", "hardware `name` the image is for; may be repeated")
@@ -162,11 +165,16 @@ release, and never goes down.`,
 			fs.Var(&end, "support-end", "`day` on which support for it ends")
 			fs.StringVar(&n.MinAgent, "min-agent", "", "oldest agent `version` that may install it")
 			fs.Var(&critical, "critical", "`name` in its signed properties that a device must understand; may be repeated")
+			fs.Var(&from, "delta-from", "`version` to make a delta from, or several with commas between; may be repeated")
+			fs.BoolVar(&n.NoCompress, "no-compress", false, "make no compressed image: devices without a fitting delta fetch all of it")
 			fs.BoolVar(&n.Reissue, "reissue", false, "allow a counter that is not above every earlier one; the floor still holds")
 		},
 		Run: func(ctx context.Context, env *cli.Env, args []string) error {
 			n.Product, n.Version = args[0], args[1]
 			n.Compatible, n.Advisories, n.Critical, n.SupportEnd = compatible, advisories, critical, end.Time
+			for _, versions := range from {
+				n.DeltaFrom = append(n.DeltaFrom, strings.Split(versions, ",")...)
+			}
 			if len(compatible) == 0 {
 				return cli.Usagef("add needs --compatible, the hardware the image is for")
 			}
@@ -210,6 +218,13 @@ func printRelease(t *cli.Table, r repo.Release) {
 	t.Row("image", "sha256:"+r.SHA256, strconv.FormatInt(r.Length, 10)+" bytes")
 	t.Row("counter", r.Counter, fmt.Sprintf("floor %d", r.Floor))
 	t.Row("for", strings.Join(r.Compatible, " "), r.Class)
+	for _, p := range r.Payloads {
+		what := "compressed"
+		if p.From != "" {
+			what = "delta from " + p.From
+		}
+		t.Row("payload", what, fmt.Sprintf("%d bytes, %.1f %% of the image", p.Length, float64(p.Length)*100/float64(r.Length)))
+	}
 }
 
 func openImage(env *cli.Env, name string) (io.ReadCloser, int64, error) {

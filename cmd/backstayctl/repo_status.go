@@ -141,7 +141,7 @@ func printStatus(env *cli.Env, f *repoFlags, r *repo.Repo) error {
 }
 
 func printProducts(env *cli.Env, products []repo.ProductStatus) error {
-	t := env.Table("product", "release", "counter", "floor", "class", "state", "rollout")
+	t := env.Table("product", "release", "counter", "floor", "class", "state", "image", "smallest", "rollout")
 	for _, p := range products {
 		rollouts := map[string]update.Assigned{}
 		for _, e := range p.Rollouts {
@@ -155,13 +155,22 @@ func printProducts(env *cli.Env, products []repo.ProductStatus) error {
 			if e, ok := rollouts[r.Path]; ok {
 				rollout = describeRollout(e)
 			}
-			t.Row(p.Product, r.Version, r.Counter, r.Floor, r.Class, state, rollout)
+			t.Row(p.Product, r.Version, r.Counter, r.Floor, r.Class, state, r.Length, smallest(r), rollout)
 		}
 		if len(p.Releases) == 0 {
-			t.Row(p.Product, "-", "-", "-", "-", "-", "-")
+			t.Row(p.Product, "-", "-", "-", "-", "-", "-", "-", "-")
 		}
 	}
 	return t.Flush()
+}
+
+// smallest is how many bytes a device needs at best.
+func smallest(r repo.Release) int64 {
+	n := r.Length
+	for _, p := range r.Payloads {
+		n = min(n, p.Length)
+	}
+	return n
 }
 
 // describeRollout says in one cell whom a rollout reaches.

@@ -175,5 +175,11 @@ func targetLabel(t *metadata.TargetFiles) string {
 	if err != nil {
 		return label
 	}
+	for _, p := range c.Payloads {
+		label += fmt.Sprintf(", or %d bytes", p.Length)
+		if p.BaseLength > 0 {
+			label += fmt.Sprintf(" from sha256 %.12s", hexDigest(p.Base))
+		}
+	}
 	return fmt.Sprintf("%s, counter %d, floor %d, %s, for %s", label, c.Counter, c.Floor, c.Class, strings.Join(c.Compatible, " "))
 }

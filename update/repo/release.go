@@ -34,6 +34,9 @@ type NewRelease struct {
 	MinAgent   string
 	Critical   []string // names in the signed properties that a device must understand
 
+	DeltaFrom  []string // versions to make a delta from
+	NoCompress bool     // make no compressed image
+
 	// Reissue allows a release counter that is not above every earlier one. The
 	// security floor still holds.
 	Reissue bool
@@ -52,6 +55,7 @@ type Release struct {
 	Compatible []string  `json:"compatible"`
 	SupportEnd time.Time `json:"support_end,omitzero"`
 	Staged     bool      `json:"staged"` // not signed yet
+	Payloads   []Payload `json:"payloads,omitempty"`
 }
 
 // customFile is the signed form of a release's properties, see
@@ -72,6 +76,8 @@ type customFile struct {
 	SupportEnd time.Time `json:"support_end,omitzero"`
 	MinAgent   string    `json:"min_agent,omitempty"`
 	Critical   []string  `json:"critical,omitempty"`
+
+	Payloads []payloadFile `json:"payloads,omitempty"`
 }
 
 // Add stores an image and stages it as a release of its product. The image is
@@ -95,13 +101,11 @@ func (r *Repo) Add(ctx context.Context, n NewRelease, image io.Reader) (Release,
 	if err != nil {
 		return Release{}, err
 	}
-	custom, c, err := n.properties(past)
-	if err != nil {
-		return Release{}, err
+	if _, _, err := n.properties(past, nil); err != nil {
+		return Release{}, err // before the image is read
 	}
 	path := update.ImagePath(n.Product, n.Version)
-	raw := json.RawMessage(custom)
-	entry := &metadata.TargetFiles{Custom: &raw, Path: path}
+	entry := &metadata.TargetFiles{Path: path}
 	err = importImage(ctx, r.imagesDir(), image, func(digest [32]byte, length int64) error {
 		entry.Length, entry.Hashes = length, metadata.Hashes{"sha256": digest[:]}
 		what := "add release " + n.Version
@@ -112,24 +116,39 @@ func (r *Repo) Add(ctx context.Context, n NewRelease, image io.Reader) (Release,
 		case again && old.digest != digest:
 			return refuse("version-reused", what, "this version was released as sha256 %.12s, this image is %.12s; use a new version",
 				hexDigest(old.digest), hexDigest(digest))
-		case sameTarget(d.targets.Signed.Targets[path], entry):
-			return refuse("exists", what, "it is in the repository already, unchanged")
 		}
 		return nil
 	})
 	if err != nil {
 		return Release{}, err
 	}
+	list, err := r.payloads(ctx, n, past, [32]byte(entry.Hashes["sha256"]))
+	if err != nil {
+		return Release{}, err
+	}
+	custom, c, err := n.properties(past, list)
+	if err != nil {
+		return Release{}, err
+	}
+	raw := json.RawMessage(custom)
+	entry.Custom = &raw
+	if sameTarget(d.targets.Signed.Targets[path], entry) {
+		return Release{}, refuse("exists", "add release "+n.Version, "it is in the repository already, unchanged")
+	}
+	dropPayloads(d, path)
+	if err := addPayloads(d, list); err != nil {
+		return Release{}, err
+	}
 	d.targets.Signed.Targets[path] = entry
 	if err := r.stage(d, "release "+n.Version); err != nil {
 		return Release{}, err
 	}
-	return releaseOf(path, entry, c, true), nil
+	return releaseOf(path, entry, c, true, past.versions()), nil
 }
 
 // properties fills in what was left open and checks the result with the
 // device's own parser.
-func (n NewRelease) properties(past history) ([]byte, update.Custom, error) {
+func (n NewRelease) properties(past history, payloads []payloadFile) ([]byte, update.Custom, error) {
 	what := "add release " + n.Version
 	path := update.ImagePath(n.Product, n.Version)
 	if n.Counter == 0 {
@@ -164,6 +183,7 @@ func (n NewRelease) properties(past history) ([]byte, update.Custom, error) {
 		Format: 1, Product: n.Product, Compatible: n.Compatible, Version: n.Version, Counter: n.Counter, Floor: n.Floor,
 		Kind: update.KindFull, Component: n.Component, Class: n.Class, Advisories: n.Advisories, Notes: n.Notes, SBOM: n.SBOM,
 		SupportEnd: n.SupportEnd.UTC().Truncate(time.Second), MinAgent: n.MinAgent, Critical: n.Critical,
+		Payloads: payloads,
 	})
 	if err != nil {
 		return nil, update.Custom{}, err
@@ -180,8 +200,18 @@ type history struct {
 }
 
 type pastImage struct {
+	version string
 	digest  [32]byte
 	counter uint64
+}
+
+// versions names images by digest.
+func (h history) versions() map[[32]byte]string {
+	names := map[[32]byte]string{}
+	for _, i := range h.images {
+		names[i.digest] = i.version
+	}
+	return names
 }
 
 // history reads every version of a product's document. Withdrawn releases
@@ -200,11 +230,14 @@ func (r *Repo) history(product string) (history, error) {
 				return h, err
 			}
 			for path, t := range d.targets.Signed.Targets {
+				if isPayload(path) {
+					continue
+				}
 				c, err := parseTarget(t)
 				if err != nil {
 					return h, fmt.Errorf("read %s: %s: %w", fileName(role, v), path, err)
 				}
-				h.images[path] = pastImage{[32]byte(t.Hashes["sha256"]), c.Counter}
+				h.images[path] = pastImage{c.Version, [32]byte(t.Hashes["sha256"]), c.Counter}
 				h.counter = max(h.counter, c.Counter)
 				h.floor = max(h.floor, c.Floor)
 			}
@@ -221,9 +254,10 @@ func parseTarget(t *metadata.TargetFiles) (update.Custom, error) {
 	return update.ParseCustom(*t.Custom)
 }
 
-func releaseOf(path string, t *metadata.TargetFiles, c update.Custom, staged bool) Release {
+func releaseOf(path string, t *metadata.TargetFiles, c update.Custom, staged bool, versions map[[32]byte]string) Release {
 	return Release{Product: c.Product, Version: c.Version, Path: path, SHA256: t.Hashes["sha256"].String(), Length: t.Length,
-		Counter: c.Counter, Floor: c.Floor, Class: c.Class, Compatible: c.Compatible, SupportEnd: c.SupportEnd, Staged: staged}
+		Counter: c.Counter, Floor: c.Floor, Class: c.Class, Compatible: c.Compatible, SupportEnd: c.SupportEnd, Staged: staged,
+		Payloads: payloadsOf(c, versions)}
 }
 
 // Releases lists the releases of a product by release counter: those in force,
@@ -231,6 +265,11 @@ func releaseOf(path string, t *metadata.TargetFiles, c update.Custom, staged boo
 func (r *Repo) Releases(product string) ([]Release, error) {
 	role := productRole(product)
 	list := []Release{}
+	past, err := r.history(product)
+	if err != nil {
+		return nil, err
+	}
+	names := past.versions()
 	seen := map[string]bool{}
 	for _, dir := range []string{r.metadataDir(), r.stagedDir()} {
 		d, err := newest(dir, role)
@@ -241,13 +280,16 @@ func (r *Repo) Releases(product string) ([]Release, error) {
 			return nil, err
 		}
 		for path, t := range d.targets.Signed.Targets {
+			if isPayload(path) {
+				continue
+			}
 			c, err := parseTarget(t)
 			if err != nil {
 				return nil, fmt.Errorf("read %s: %s: %w", role, path, err)
 			}
 			if !seen[path] {
 				seen[path] = true
-				list = append(list, releaseOf(path, t, c, dir == r.stagedDir()))
+				list = append(list, releaseOf(path, t, c, dir == r.stagedDir(), names))
 			}
 		}
 	}
@@ -281,6 +323,7 @@ func (r *Repo) Withdraw(product, version string) error {
 	if _, err := r.StopRollout(product, version); err != nil && !isCode(err, "no-rollout") {
 		return err
 	}
+	dropPayloads(d, path)
 	delete(d.targets.Signed.Targets, path)
 	return r.stage(d, "withdraw "+version)
 }

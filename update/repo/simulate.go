@@ -80,6 +80,15 @@ func walkProduct(ctx context.Context, c *trust.Client, t *trust.Trusted, product
 		if err != nil {
 			return err
 		}
+		for _, p := range custom.Payloads {
+			got, err := t.Target(ctx, p.Path)
+			if err != nil {
+				return fmt.Errorf("payload of %s: %w", e.Path, err)
+			}
+			if got.Length != p.Length || got.SHA256 != p.SHA256 {
+				return fmt.Errorf("payload %s is not the one that %s names", p.Path, e.Path)
+			}
+		}
 		// A device of every hardware the release names, with an agent that is new
 		// enough and a floor that allows it: what is left is whether the two
 		// authorities agree.
