@@ -72,7 +72,7 @@ func (a *agent) tryOpenUpdater() error {
 	}
 	changed := make(chan struct{}, 1)
 	u.machine = &update.Machine{
-		Source: u.source, Components: parts,
+		Source: payloads(a.cfg.Update, u.source, slots, a.store, a.recorder.emit), Components: parts,
 		Slots: slots, Boot: loader, Floor: limit, Journal: a.store,
 		Health: newWatchdog(a.cfg.Update.Watchdog, a.logger).guard(checks.run), Reboot: a.restart, Emit: lean(a.recorder.emit), Now: a.clock.Now,
 		BootID: func() string { return a.recorder.bootID },

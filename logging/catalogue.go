@@ -124,6 +124,7 @@ var abouts = [...]about{
 	{"update.floors-lowered", byUpdate, "trusted metadata went down by a signed recovery", "", "SU:UPD(3)"},
 	{"update.installed", byUpdate, "an image was written and read back", "version slot digest", "SU:UPD(1)"},
 	{"update.mirror-refused", byUpdate, "a mirror sent what is not signed; another is asked", "mirror code reason", "SU:UPD(6) CS:EVR(8)"},
+	{"update.payload", byUpdate, "it was chosen what is fetched to make the image of a release", "release kind bytes of pieces", "SU:UPD(6)"},
 	{"update.rejected", byUpdate, "a release was refused", "reason release", "SU:UPD(6) CS:EVR(8)"},
 	{"update.rolledback", byUpdate, "the device went back to the image before", "version reason", "SU:UPD(3) CS:EVR(2)"},
 	{"update.root-rotated", byUpdate, "the root of trust for firmware changed", "version", "SU:UPD(6) CS:EVR(10)"},

@@ -201,6 +201,7 @@ var kinds = [...]Kind{
 	{"update.floors-lowered", classApp, activityOther, "Lower floors", SeverityHigh, OutcomeSuccess, true},
 	{"update.installed", classApp, 1, "", SeverityInfo, OutcomeSuccess, true},
 	{"update.mirror-refused", classDetection, 1, "", SeverityMedium, OutcomeFailure, false},
+	{"update.payload", classApp, activityOther, "Choose", SeverityInfo, OutcomeSuccess, false},
 	{"update.rejected", classDetection, 1, "", SeverityHigh, OutcomeFailure, true},
 	{"update.rolledback", classApp, activityOther, "Rollback", SeverityHigh, OutcomeSuccess, true},
 	{"update.root-rotated", classApp, activityOther, "Rotate root", SeverityMedium, OutcomeSuccess, true},

@@ -68,6 +68,8 @@ type Update struct {
 	Health       []Health `json:"health" doc:"what a new image must pass before it is kept; without any, a running agent is the only proof"`
 	Watchdog     string   `json:"watchdog" path:"any" doc:"device of a hardware watchdog, such as /dev/watchdog, that restarts the device when a trial gets stuck; empty: none, or somebody else feeds it" trust:"root only: whoever can open it can restart the device"`
 
+	Delta     string   `json:"delta" default:"prefer" one:"prefer|require|off" doc:"deltas from the image that runs; prefer: fetch one if the release has it; require: install no release without one, for a metered line; off: fetch compressed or plain images"`
+	Budget    int      `json:"budget" default:"0" min:"0" doc:"most bytes one update may cost to fetch: a release that takes more is refused before its first byte, and a download that does is ended; 0: no limit"`
 	Bandwidth int      `json:"bandwidth" default:"0" min:"0" doc:"most bytes per second that are fetched from the repository, at least 4096; 0: no limit"`
 	Line      string   `json:"line" default:"file" one:"file|free|metered|offline" doc:"what the connection costs; file: as update.line_file says, free without that file; free, metered: always; offline: the repository is not asked, releases come from directories alone"`
 	LineFile  string   `json:"line_file" default:"${run_dir}/line" doc:"line file: a file in which the product writes free, metered or offline, whenever that changes" trust:"whoever can write it can make updates wait, not stop those that a person asks for on the device"`
