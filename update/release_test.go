@@ -37,7 +37,7 @@ func TestParseCustom(t *testing.T) {
 	got := fmt.Sprintf("%+v", c)
 	want := "{Product:acme-cam Compatible:[acme-cam-v2 acme-cam-v3] Version:1.1.0 Counter:2 Floor:1 Kind:full Component:rootfs" +
 		" Class:security Advisories:[CVE-2026-0001] Notes:Fixes the lock. SBOM:sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef" +
-		" SupportEnd:2031-01-01 00:00:00 +0000 UTC MinAgent:0.1.0 Critical:[kind compatible] Components:[]}"
+		" SupportEnd:2031-01-01 00:00:00 +0000 UTC MinAgent:0.1.0 Critical:[kind compatible] Components:[] Payloads:[]}"
 	if got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
