@@ -127,3 +127,7 @@ bench-update: build ## an update of 64 MiB and 1 GiB beside RAUC, SWUpdate, Mend
 attack-matrix: ## play the same attacks against backstay, RAUC, SWUpdate and Mender's client; rewrites docs/attacks.md (as root)
 	testdata/bench/attacks/run.sh > docs/attacks.md.new
 	mv docs/attacks.md.new docs/attacks.md
+BENCHDIR ?= /tmp/backstay-bench-delta
+.PHONY: bench-delta
+bench-delta: ## deltas of three pairs of images beside xdelta3, zstd, chunks and block hashes (half an hour; Debian)
+	testdata/deltabench/run.sh $(BENCHDIR)

@@ -36,7 +36,7 @@ var importers = map[string][]string{
 	"go.etcd.io/bbolt":                        {"agent/store", "logging/spool", "logging/collect"},
 	"github.com/mochi-mqtt/server/v2":         {"logging/collect"},
 	"golang.org/x/mod":                        {"logging"},
-	"github.com/klauspost/compress":           {"configs/scan"},
+	"github.com/klauspost/compress":           {"configs/scan", "testdata/deltabench"},
 	"github.com/ulikunitz/xz":                 {"configs/scan"},
 	"github.com/xi2/xz":                       {"configs/scan"},
 }

@@ -49,7 +49,7 @@ func Write(ctx context.Context, w io.Writer, base, image []byte, o Options) (Res
 	if o.Group < 0 || o.Group > delta.MaxGroup {
 		return Result{}, fmt.Errorf("encode: %d pieces in a group, 1 to %d are possible", o.Group, delta.MaxGroup)
 	}
-	if len(image) == 0 || len(image) > delta.MaxLength || len(base) > delta.MaxLength {
+	if len(image) == 0 || int64(len(image)) > delta.MaxLength || int64(len(base)) > delta.MaxLength {
 		return Result{}, fmt.Errorf("encode: an image of %d bytes from a base of %d: neither may exceed %d", len(image), len(base), int64(delta.MaxLength))
 	}
 	h := delta.Header{Length: int64(len(image)), SHA256: sha256.Sum256(image), Group: cmp.Or(o.Group, group)}

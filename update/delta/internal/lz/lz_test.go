@@ -52,7 +52,7 @@ func TestImpossible(t *testing.T) {
 		"itself":            {Kind: lz.Hist, Len: 5},
 		"out of the window": {Kind: lz.Hist, Src: lz.Source{Delta: -lz.Window - 1}, Len: 5},
 		"no last source":    {Kind: lz.Rep, Rep: 3, Len: 5},
-		"too long":          {Kind: lz.Base, Src: lz.Source{Base: true}, Len: 1 << 40 >> 9},
+		"too long":          {Kind: lz.Base, Src: lz.Source{Base: true}, Len: 1 << 30},
 	} {
 		m := lz.NewModel()
 		m.Reset()
