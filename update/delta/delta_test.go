@@ -357,6 +357,27 @@ func TestHostile(t *testing.T) {
 	m.refused(m.read(0), delta.CodeBadPayload)
 }
 
+// TestNothingRight: when the image itself is spoiled too, none of its bytes come out.
+func TestNothingRight(t *testing.T) {
+	m := newMade(t, 1)
+	for path, b := range m.files {
+		b[len(b)-3] ^= 1
+		m.files[path] = b
+	}
+	m.image = m.image[:delta.Piece] // what may come out
+	m.r.Payloads = m.r.Payloads[1:]
+	r, err := m.s.Latest(t.Context())
+	m.ok(err)
+	body, err := m.s.Open(t.Context(), r, 0)
+	m.ok(err)
+	defer body.Close()
+	got, err := io.ReadAll(body)
+	m.refused(err, delta.CodeBadPayload)
+	if len(got) > delta.Piece {
+		t.Errorf("%d bytes came out", len(got))
+	}
+}
+
 // TestNetwork spoils a payload on its way: the index is noticed at once, the stream at the piece.
 func TestNetwork(t *testing.T) {
 	m := newMade(t, 2)

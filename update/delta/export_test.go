@@ -33,7 +33,7 @@ func Unpack(b []byte, base *bytes.Reader) ([]byte, error) {
 	for n := HeaderSize; n <= len(b) && n < 4096 && x == nil; n++ {
 		x, _ = Parse(b[:n], int64(len(b)))
 	}
-	if x == nil || x.Length > 4*Piece {
+	if x == nil || x.Length > Piece/16 {
 		return nil, errMalformed
 	}
 	p := &pieces{x: x, dec: lz.NewDecoder(base, min(x.BaseLength, base.Size())), next: -1, open: func(_ context.Context, off int64) (io.ReadCloser, error) {
