@@ -357,6 +357,18 @@ func TestHostile(t *testing.T) {
 	m.refused(m.read(0), delta.CodeBadPayload)
 }
 
+// TestParts: a part longer than what it makes, or plain bytes of another length, would let a payload be larger than the image.
+func TestParts(t *testing.T) {
+	h := delta.Header{Length: 1000, Group: 1}
+	digest := make([]byte, delta.DigestSize)
+	for size, ok := range map[int64]bool{0: true, 999: true, 1000: true, 1001: false, -1000: true, -999: false, -1001: false} {
+		index := h.Append(nil, digest, []int64{size})
+		if _, err := delta.Parse(index, int64(len(index))+max(size, -size)); (err == nil) != ok {
+			t.Errorf("%d bytes for 1000: %v", size, err)
+		}
+	}
+}
+
 // TestNothingRight: when the image itself is spoiled too, none of its bytes come out.
 func TestNothingRight(t *testing.T) {
 	m := newMade(t, 1)
