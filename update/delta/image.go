@@ -264,7 +264,7 @@ func (m *image) done() {
 		return
 	}
 	m.s.Emit("update.payload", slog.String("release", m.r.Version), slog.String("kind", "mended"),
-		slog.Int64("bytes", m.s.spent[m.r.Path]), slog.Int64("of", m.r.Length), slog.Int("pieces", m.lost))
+		slog.Int64("bytes", m.s.spent), slog.Int64("of", m.r.Length), slog.Int("pieces", m.lost))
 }
 
 // Close ends every fetch.

@@ -52,7 +52,8 @@ type Source struct {
 
 	mu     sync.Mutex
 	hashed map[int64][32]byte // of the beginning of the running slot, by length: it is read once
-	spent  map[string]int64   // bytes fetched for a release, by path of its image
+	spent  int64              // bytes fetched since Latest named another release
+	last   string             // path of the release that Latest named last
 	misses map[string]int     // failures in a row, by path of the payload
 	told   string             // what the last update.payload said
 }
@@ -69,6 +70,11 @@ func (s *Source) Latest(ctx context.Context) (update.Release, error) {
 	if r.Payloads, err = s.usable(ctx, r); err != nil {
 		return update.Release{}, err
 	}
+	s.mu.Lock()
+	if s.last != r.Path {
+		s.last, s.spent, s.misses = r.Path, 0, nil
+	}
+	s.mu.Unlock()
 	return r, s.allow(r)
 }
 
@@ -77,6 +83,9 @@ func (s *Source) allow(r update.Release) error {
 	cost := r.Length
 	if len(r.Payloads) > 0 {
 		cost = r.Payloads[0].Length
+	}
+	for _, c := range r.Components {
+		cost += c.Length
 	}
 	switch {
 	case s.Policy == Require && (len(r.Payloads) == 0 || r.Payloads[0].BaseLength == 0):
@@ -169,10 +178,10 @@ func (s *Source) Open(ctx context.Context, r update.Release, off int64) (io.Read
 	ways = slices.DeleteFunc(ways, func(p update.Payload) bool {
 		return s.misses[p.Path] >= maxMisses || s.Policy == Require && p.BaseLength == 0
 	})
-	if len(ways) == 0 && s.Policy == Require {
+	if len(ways) == 0 && len(r.Payloads) > 0 && s.Policy == Require {
 		return nil, s.allow(update.Release{Version: r.Version})
 	}
-	if len(ways) == 0 {
+	if len(ways) == 0 { // a component has no payloads at all
 		s.report(r, "plain", r.Length)
 		body, err := s.Inner.Open(ctx, r, off)
 		if err != nil {
@@ -192,13 +201,10 @@ func (s *Source) Open(ctx context.Context, r update.Release, off int64) (io.Read
 func (s *Source) charge(r update.Release, n int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, ok := s.spent[r.Path]; !ok {
-		s.spent = map[string]int64{} // another release: nobody asks for the last one again
-	}
-	s.spent[r.Path] += int64(n)
-	if got := s.spent[r.Path]; s.Budget > 0 && got > s.Budget {
+	s.spent += int64(n)
+	if got := s.spent; s.Budget > 0 && got > s.Budget {
 		return &update.Refusal{Code: CodeOverBudget, What: "release " + r.Version,
-			Why: fmt.Sprintf("%d bytes were fetched for it, the budget is %d", got, s.Budget)}
+			Why: fmt.Sprintf("%d bytes were fetched for this update, the budget is %d", got, s.Budget)}
 	}
 	return nil
 }
