@@ -19,7 +19,7 @@ DEVICE := -tags nethttpomithttp2 -gcflags=github.com/backstay/backstay/...=-l
 GOBUILD := go build -trimpath -buildvcs=false -ldflags "$(LDFLAGS)"
 
 # What the device binary is made of: these run on every architecture.
-DEVICE_PKGS := ./agent/... ./update ./update/trust ./update/delta ./update/delta/internal/lz ./update/slot ./update/boot ./update/floor \
+DEVICE_PKGS := ./agent/... ./update ./update/trust ./update/delta ./update/delta/internal/lz ./update/slot ./update/component ./update/boot ./update/floor \
   ./identity ./identity/keys ./identity/est $(filter-out %/configs/scan,$(shell go list ./configs/...)) ./logging ./logging/spool ./logging/ship ./logging/source ./logging/intake ./logging/client ./cmd/internal/cli
 
 .PHONY: help
