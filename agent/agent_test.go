@@ -17,6 +17,7 @@ import (
 	"github.com/backstay/backstay/agent/config"
 	"github.com/backstay/backstay/logging"
 	"github.com/backstay/backstay/logging/ship"
+	"github.com/backstay/backstay/testdata/testneed"
 	"github.com/backstay/backstay/update"
 )
 
@@ -116,6 +117,7 @@ func TestHealthWaitsForAServiceAndGivesUpWithItsReason(t *testing.T) {
 
 // TestHealthOfThisMachine asks each kind that looks at the machine itself for something it has and something it has not.
 func TestHealthOfThisMachine(t *testing.T) {
+	testneed.Native(t) // the program that runs is the emulator
 	me, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)

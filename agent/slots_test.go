@@ -33,7 +33,7 @@ func TestSlotsRefusedAtStart(t *testing.T) {
 		{"block", b, "is not of kind \"block\""},
 		{"block", "/dev/null", "is not of kind \"block\""},
 		{"emmc-boot", b, "is not a block device"},
-		{"mtd", "/dev/null", "inappropriate ioctl"},
+		{"mtd", "/dev/null", "ask /dev/null for its flash"},
 		{"mtd", "mtd:none", "no flash is named \"none\""},
 		{"ubi", "/dev/null", "is not a volume"},
 		{"ubi", "ubi7:none", "has no volume of that name"},
